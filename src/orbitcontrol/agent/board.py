@@ -1,0 +1,126 @@
+"""What the daemon's loops tell each other.
+
+The loops never call one another. Each publishes what it knows in a cell of the board and wakes on
+the cells it depends on; a cell holds only the latest value, so a slow loop sees the newest state
+and never a backlog. The way through the board is the way of a service to its users:
+
+    desired ──► runs ──► verdicts ──► published
+    (store)    (docker)  (checks)     (store)
+
+``retiring`` runs against the stream: the containers loop puts a run there before it stops it, and
+the endpoints loop withdraws it, after which it is no longer in ``published``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Generic, TypeVar
+
+from orbitcontrol.model.configuration import Desired
+from orbitcontrol.model.runs import Run, RunId, Verdict
+from orbitcontrol.model.state import InstanceReport, Problem, ProxyVerdict
+
+T = TypeVar("T")
+
+
+class Wake:
+    """A doorbell with reasons: however often it rings before somebody looks, it is one visit."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._reasons: set[str] = set()
+
+    def ring(self, reason: str) -> None:
+        """Asks for a visit."""
+        self._reasons.add(reason)
+        self._event.set()
+
+    async def wait(self, timeout: float | None = None) -> frozenset[str]:
+        """Waits for a ring; its reasons, or ``{"tick"}`` after ``timeout`` seconds without one."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
+        except TimeoutError:
+            return frozenset({"tick"})
+        reasons = frozenset(self._reasons)
+        self._reasons.clear()
+        self._event.clear()
+        return reasons
+
+
+class Cell(Generic[T]):
+    """One value with subscribers; setting an equal value wakes nobody."""
+
+    def __init__(self, name: str, value: T) -> None:
+        self._name = name
+        self._value = value
+        self._subscribers: list[Wake] = []
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    @property
+    def value(self) -> T:
+        return self._value
+
+    def set(self, value: T) -> None:
+        """Replaces the value and, if it differs, wakes everyone who waits for it."""
+        if value == self._value:
+            return
+        self._value = value
+        for wake in self._subscribers:
+            wake.ring(self._name)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def subscribe(self, wake: Wake) -> None:
+        """Rings ``wake`` at each change, with the cell's name as the reason."""
+        self._subscribers.append(wake)
+
+    async def wait_for(self, holds: Callable[[T], bool], *, timeout: float) -> bool:
+        """True once ``holds(value)``; False after ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not holds(self._value):
+                    waiter = asyncio.get_running_loop().create_future()
+                    self._waiters.add(waiter)
+                    try:
+                        await waiter
+                    finally:
+                        self._waiters.discard(waiter)
+        except TimeoutError:
+            return False
+        return True
+
+
+class Problems:
+    """What is wrong on this machine, by who noticed it and what it is about."""
+
+    def __init__(self) -> None:
+        self.cell: Cell[tuple[Problem, ...]] = Cell("problems", ())
+        self._by_owner: dict[str, dict[str, str]] = {}
+
+    def report(self, owner: str, problems: Mapping[str, str]) -> None:
+        """Replaces everything that ``owner`` had reported: subject → reason."""
+        self._by_owner[owner] = dict(problems)
+        merged = {
+            (subject, reason) for reported in self._by_owner.values() for subject, reason in reported.items()
+        }
+        self.cell.set(tuple(Problem(subject=subject, reason=reason) for subject, reason in sorted(merged)))
+
+
+class Board:
+    """All the cells of one daemon."""
+
+    def __init__(self) -> None:
+        self.desired: Cell[Desired | None] = Cell("desired", None)
+        """None until a configuration is known: nothing is then started, stopped or changed."""
+        self.runs: Cell[tuple[Run, ...] | None] = Cell("runs", None)
+        """What runs; None until the containers were looked at for the first time."""
+        self.verdicts: Cell[Mapping[RunId, Verdict]] = Cell("verdicts", {})
+        self.retiring: Cell[frozenset[RunId]] = Cell("retiring", frozenset())
+        self.published: Cell[frozenset[RunId]] = Cell("published", frozenset())
+        """The runs whose endpoints are in the store, as far as this daemon knows."""
+        self.instances: Cell[tuple[InstanceReport, ...]] = Cell("instances", ())
+        self.proxy_verdict: Cell[ProxyVerdict | None] = Cell("proxy_verdict", None)
+        self.problems = Problems()

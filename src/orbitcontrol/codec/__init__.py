@@ -1,0 +1,1 @@
+"""Text and bytes to values and back. Pure: no I/O, no clocks."""

@@ -1,0 +1,85 @@
+"""The store's layout: one function a key, and the way back from a key to its parts.
+
+Everything lives below a base path (``/orbit`` by default) as plain text keys, so that
+``etcdctl get --prefix /orbit`` can be read by a person.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from orbitcontrol.model.stored import Range
+
+
+class Keys(Struct, frozen=True):
+    """Builds the keys below one base path."""
+
+    base: str = "/orbit"
+
+    @property
+    def config(self) -> Range:
+        return Range.prefix(f"{self.base}/config/")
+
+    @property
+    def meta(self) -> str:
+        return f"{self.base}/config/meta"
+
+    @property
+    def global_properties(self) -> str:
+        return f"{self.base}/config/globalproperties"
+
+    def service_config(self, service: str) -> str:
+        return f"{self.base}/config/services/{service}"
+
+    @property
+    def service_configs(self) -> Range:
+        return Range.prefix(f"{self.base}/config/services/")
+
+    def tag_config(self, tag: str) -> Range:
+        return Range.prefix(f"{self.base}/config/tags/{tag}/")
+
+    @property
+    def tag_configs(self) -> Range:
+        return Range.prefix(f"{self.base}/config/tags/")
+
+    def revision(self, service: str) -> str:
+        return f"{self.base}/deployments/{service}/revision"
+
+    def machine_revision(self, service: str, address: str) -> str:
+        return f"{self.base}/deployments/{service}/machines/{address}"
+
+    def machine_revisions(self, service: str) -> Range:
+        return Range.prefix(f"{self.base}/deployments/{service}/machines/")
+
+    @property
+    def deployments(self) -> Range:
+        return Range.prefix(f"{self.base}/deployments/")
+
+    def endpoint(self, service: str, address: str) -> str:
+        """``address`` is ``host:port``."""
+        return f"{self.base}/services/{service}/endpoints/{address}"
+
+    def endpoints(self, service: str) -> Range:
+        return Range.prefix(f"{self.base}/services/{service}/endpoints/")
+
+    @property
+    def services(self) -> Range:
+        return Range.prefix(f"{self.base}/services/")
+
+    def machine(self, address: str) -> str:
+        return f"{self.base}/machines/{address}"
+
+    @property
+    def machines(self) -> Range:
+        return Range.prefix(f"{self.base}/machines/")
+
+    def alive(self, address: str) -> str:
+        return f"{self.base}/alive/{address}"
+
+    @property
+    def all_alive(self) -> Range:
+        return Range.prefix(f"{self.base}/alive/")
+
+    def below(self, key: str) -> tuple[str, ...]:
+        """The parts of a key below the base path: ``("services", "web", "endpoints", "h:1")``."""
+        return tuple(key.removeprefix(self.base + "/").split("/"))

@@ -1,0 +1,1 @@
+"""Adapter of the Docker Engine API."""

@@ -1,0 +1,1 @@
+"""Adapter of HAProxy: its files, its process and its sockets."""

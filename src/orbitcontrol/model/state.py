@@ -1,0 +1,109 @@
+"""What the store holds besides the tree: who is alive, what is healthy, which revision is wanted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+
+class _Stored(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Base of every value written to the store: a JSON object with PascalCase keys."""
+
+
+class Source(_Stored, frozen=True, kw_only=True):
+    """Which tree was imported: git commit, whether it had uncommitted changes, digest of its content."""
+
+    commit: str | None = None
+    dirty: bool = False
+    digest: str = ""
+
+
+class ConfigMeta(_Stored, frozen=True, kw_only=True):
+    """``config/meta``. ``generation`` grows by one with each import that changes something."""
+
+    format_version: int = 1
+    epoch: str
+    generation: int
+    state: Literal["complete", "applying"] = "complete"
+    import_id: str | None = field(default=None, name="Import")
+    imported_at: str
+    imported_by: str
+    source: Source = Source()
+
+
+class Deployment(_Stored, frozen=True, kw_only=True):
+    """``deployments/<service>/revision`` and ``…/machines/<address>``.
+
+    A null revision means "back to the image's own tag". ``serial`` only grows.
+    ``deployment_time`` is RFC 3339 in UTC.
+    """
+
+    revision: str | None
+    serial: int
+    deployment_time: str
+    user: str
+
+
+class Endpoint(_Stored, frozen=True, kw_only=True):
+    """``services/<service>/endpoints/<host:port>``, under the machine's lease.
+
+    ``id`` is new with every publication; ``instance`` counts from 1.
+    """
+
+    id: str
+    machine: str
+    session: str
+    instance: int = 1
+    revision: str = ""
+    state: Literal["up", "draining"] = "up"
+    ack: bool = False
+    availability_zone: str = ""
+    attributes: dict[str, str] = {}
+
+
+class Alive(_Stored, frozen=True, kw_only=True):
+    """``alive/<address>``, under the machine's lease.
+
+    ``registered`` becomes true once each of the machine's services has been judged.
+    """
+
+    session: str
+    registered: bool = False
+
+
+class Problem(_Stored, frozen=True, kw_only=True):
+    """Something wrong on a machine: ``subject`` ("service web", "haproxy", "docker") and why."""
+
+    subject: str
+    reason: str
+
+
+class ProxyVerdict(_Stored, frozen=True, kw_only=True):
+    """What the machine's HAProxy said of the template of a generation."""
+
+    generation: int
+    accepted: bool
+    error: str = ""
+
+
+class InstanceReport(_Stored, frozen=True, kw_only=True):
+    """One instance of a service as its machine last saw it."""
+
+    service: str
+    instance: int
+    state: str
+    reason: str = ""
+    revision: str = ""
+
+
+class MachineRecord(_Stored, frozen=True, kw_only=True):
+    """``machines/<address>``: kept after the machine is gone, until it is forgotten."""
+
+    tags: tuple[str, ...] = ()
+    availability_zone: str = ""
+    version: str = ""
+    check: str = ""
+    proxy: ProxyVerdict | None = None
+    instances: tuple[InstanceReport, ...] = ()
+    problems: tuple[Problem, ...] = ()

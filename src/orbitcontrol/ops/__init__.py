@@ -1,0 +1,1 @@
+"""What people ask for, as functions of a store: import, plan, verify, export, set a revision, status."""

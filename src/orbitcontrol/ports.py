@@ -1,0 +1,119 @@
+"""What the inner layers ask of the outside world.
+
+The agent and the use cases of people are written against these protocols; the adapters beside
+each other in ``store``, ``docker``, ``haproxy`` and ``probes`` fulfil them and never meet.
+Every method may raise the ``OrbitError`` of its own family and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from orbitcontrol.model.containers import ContainerEvent, ContainerSpec, ObservedContainer
+from orbitcontrol.model.runs import ProbeResult
+from orbitcontrol.model.service import Check
+from orbitcontrol.model.stored import (
+    Changes,
+    Compare,
+    KeyValue,
+    Limits,
+    Operation,
+    Range,
+    Reading,
+)
+
+
+class Store(Protocol):
+    """A strongly consistent key-value store with revisions, watches and leases.
+
+    Every call ends within ``call_timeout`` seconds: with an answer, or with ``StoreUnreachable``.
+    """
+
+    @property
+    def address(self) -> str:
+        """The store as messages name it: ``etcd://10.0.0.1:2379``, ``sqlite:///var/lib/…``."""
+
+    @property
+    def limits(self) -> Limits:
+        """The most that one ``commit`` takes."""
+
+    async def get(self, key: str) -> KeyValue | None:
+        """The key as it is now; None where there is none."""
+
+    async def read(self, *ranges: Range) -> Reading:
+        """All keys of all ranges, as they were together at one revision."""
+
+    async def commit(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> int:
+        """Applies all operations if all comparisons hold; returns the store's revision after it.
+
+        Raises ``StoreConflict`` when a comparison fails, ``LeaseLost`` when a put names a lease
+        that is gone, ``StoreTooLarge`` beyond ``limits``, ``StoreAmbiguous`` when the connection
+        was lost before the answer. Operations must not touch a key twice.
+        """
+
+    def watch(self, range: Range, *, after: int) -> AbstractAsyncContextManager[AsyncIterator[Changes]]:
+        """The changes inside the range with a revision above ``after``, in order, none left out.
+
+        The iterator never ends by itself. It raises ``Compacted`` when changes after that revision
+        are gone, ``StoreUnreachable`` when the connection broke or fell silent, ``StoreRefused``
+        for lack of permission: the caller lists again, compares, and watches from there
+        (``store.mirror`` does that once for all).
+        """
+
+    async def grant(self, ttl: float) -> int:
+        """A new lease of ``ttl`` seconds; its id, never 0."""
+
+    async def keep_alive(self, lease: int) -> float:
+        """Renews the lease; seconds it has from now. Raises ``LeaseLost`` when there is none."""
+
+    async def lease_keys(self, lease: int) -> frozenset[str]:
+        """The keys that the lease carries. Raises ``LeaseLost`` when there is none."""
+
+    async def revoke(self, lease: int) -> None:
+        """Ends the lease and deletes its keys; no error when it is gone already."""
+
+    async def close(self) -> None:
+        """Ends all watches and connections. No method may be called after it."""
+
+
+class ContainerRuntime(Protocol):
+    """A Docker engine. Every call has its own deadline; ``DockerUnreachable`` when nobody answers."""
+
+    async def containers(self) -> tuple[ObservedContainer, ...]:
+        """All containers of the engine, ended ones too."""
+
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[ContainerEvent]]:
+        """What happens to containers from now on. Raises ``DockerUnreachable`` when the engine goes."""
+
+    async def has_image(self, image: str) -> bool:
+        """True when the engine has the image under this reference."""
+
+    async def pull(self, image: str) -> None:
+        """Pulls the image with the machine's own Docker credentials."""
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """Creates the container without starting it; its id."""
+
+    async def start(self, container_id: str) -> None:
+        """Starts a created container."""
+
+    async def stop(self, container_id: str, *, grace: float) -> None:
+        """Asks it to end, kills it after ``grace`` seconds; no error when it has ended or is gone."""
+
+    async def remove(self, container_id: str) -> None:
+        """Removes an ended or created container with its anonymous volumes; no error when it is gone."""
+
+    async def close(self) -> None:
+        """Ends all connections to the engine."""
+
+
+class Prober(Protocol):
+    """Carries out one kind of check once."""
+
+    async def probe(self, check: Check, *, host: str, port: int) -> ProbeResult:
+        """Asks once, within the check's own time-outs; a failure is an answer, not an exception."""
+
+    async def close(self) -> None:
+        """Ends all connections."""

@@ -1,0 +1,1 @@
+"""Adapters of the checks: one module a kind."""

@@ -1,0 +1,1 @@
+"""Fixtures that run a real etcd for tests."""
