@@ -1,1 +1,86 @@
-"""The command line."""
+"""The command line: parses, calls ``ops`` or starts the daemon, prints.
+
+Commands are imported only when they run, because ``--help`` and completion must be quick: the
+table below holds all that a list of commands needs. Data goes to standard output, everything else
+to standard error; exit codes are those of ``errors``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from orbitcontrol import __version__
+from orbitcontrol.cli.framework import LazyGroup, OrbitGroup
+from orbitcontrol.errors import OrbitError
+
+_TREE = "orbitcontrol.cli.tree_commands"
+_STATE = "orbitcontrol.cli.state_commands"
+
+_COMMANDS = {
+    "init": (_TREE, "init", "Write a small working tree to start from."),
+    "validate": (_TREE, "validate", "Check a tree without a store: for git hooks and CI."),
+    "schema": (_TREE, "schema", "Print the JSON Schema of the tree's files, for editors."),
+    "plan": (_TREE, "plan", "Show what an import would change."),
+    "import": (_TREE, "import_", "Put a tree into the store, all of it or nothing."),
+    "export": (_TREE, "export", "Write the store's configuration as a tree."),
+    "verify": (_TREE, "verify", "Compare the store with a tree and name every difference."),
+    "daemon": ("orbitcontrol.cli.daemon_command", "daemon", "Run this machine's agent."),
+    "service": ("orbitcontrol.cli.service_commands", "service", "Show services, set their revisions."),
+    "endpoints": (_STATE, "endpoints", "List the healthy endpoints of all services or of one."),
+    "tags": (_STATE, "tags", "List the tags and what is bound to them."),
+    "machines": (_STATE, "machines", "List the machines."),
+    "status": (_STATE, "status", "Show the whole cluster on one screen, and what is wrong."),
+}
+
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(cls=OrbitGroup, lazy=LazyGroup(_COMMANDS), context_settings=_HELP)
+@click.version_option(__version__, prog_name="orbitctl", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run containers on tagged machines, check them, and keep HAProxy routing to them.
+
+    A directory of JSON files in git says what should run; `orbitctl import` puts it into the
+    store; `orbitctl daemon` on each machine makes it so.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program ``orbitctl``. Ends the process with one of the exit codes of ``errors``."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command; its exit code. Prints what went wrong to standard error."""
+    try:
+        result = cli.main(args=arguments, prog_name="orbitctl", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("orbitctl: interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe has gone. Python would complain again when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OrbitError as error:
+        return _explain(error, str(error), error.exit_code, arguments)
+    except Exception as error:  # noqa: BLE001 -- the last line of defence before a person sees a traceback
+        message = f"unexpected {type(error).__name__}: {error}\n--debug shows where."
+        return _explain(error, message, 1, arguments)
+    return result if isinstance(result, int) else 0
+
+
+def _explain(error: Exception, message: str, exit_code: int, arguments: Sequence[str]) -> int:
+    if "--debug" in arguments or os.environ.get("ORBITCTL_DEBUG", "") not in {"", "0"}:
+        traceback.print_exception(error)
+    click.echo(f"orbitctl: {message}", err=True)
+    return exit_code

@@ -1,0 +1,90 @@
+"""What every command gets: the global options, and the way to the store."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from msgspec import Struct
+
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.ports import Store
+
+T = TypeVar("T")
+
+
+class CommandContext(Struct, frozen=True, kw_only=True):
+    """The global options of one command line, resolved."""
+
+    store: str
+    keys: Keys
+    etcd_user: str | None
+    etcd_password: str | None
+    etcd_cacert: str | None
+    etcd_cert: str | None
+    etcd_key: str | None
+    state_dir: Path
+    debug: bool
+    log_format: Literal["text", "json"]
+    yes: bool
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> CommandContext:
+        """From the global options' values by name."""
+        user, _, password = (options["etcd_user"] or "").partition(":")
+        state_dir = Path(options["state_dir"])
+        return cls(
+            store=options["store"] or options["etcd_endpoint"] or f"sqlite://{state_dir.absolute()}/store.db",
+            keys=Keys("/" + options["etcd_base_path"].strip("/")),
+            etcd_user=user or None,
+            etcd_password=password or os.environ.get("ORBITCTL_ETCD_PASSWORD"),
+            etcd_cacert=options["etcd_cacert"],
+            etcd_cert=options["etcd_cert"],
+            etcd_key=options["etcd_key"],
+            state_dir=state_dir,
+            debug=options["debug"],
+            log_format=options["log_format"],
+            yes=options["yes"],
+        )
+
+    @property
+    def user(self) -> str:
+        """Who runs the command, for the record."""
+        try:
+            return os.environ.get("SUDO_USER") or getpass.getuser()
+        except (KeyError, OSError):
+            return str(os.getuid())
+
+    @property
+    def interactive(self) -> bool:
+        """True when a person can be asked."""
+        return sys.stdin.isatty() and sys.stderr.isatty()
+
+    def open_store(self) -> Store:
+        """The store of ``--store``. Nothing is connected yet."""
+        from orbitcontrol.bootstrap import open_store  # noqa: PLC0415 -- pulls in a client library
+
+        return open_store(self)
+
+    def with_store(self, work: Callable[[Store], Awaitable[T]]) -> T:
+        """Runs ``work`` with the store and closes it afterwards."""
+
+        async def session() -> T:
+            store = self.open_store()
+            try:
+                return await work(store)
+            finally:
+                await store.close()
+
+        return asyncio.run(session())
+
+
+def utc_now() -> str:
+    """The time as RFC 3339 in UTC, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

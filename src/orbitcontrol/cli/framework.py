@@ -1,0 +1,167 @@
+"""click, taught the two habits of ``orbitctl``.
+
+*Global options anywhere.* ``orbitctl --store URL endpoints`` and ``orbitctl endpoints --store URL``
+mean the same: every group and command carries the global options, and the innermost that was given
+on the command line counts.
+
+*One precedence.* A flag wins over ``ORBITCTL_<NAME>`` in the environment, that over a key of the
+TOML file (``machine-address = "10.0.0.5"``), that over the default. It holds for every option of
+every command, because click looks up variables by each option's ``envvar`` and the file through
+``default_map``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tomllib
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, cast
+
+import click
+from click.core import ParameterSource
+
+from orbitcontrol.cli.context import CommandContext
+from orbitcontrol.errors import UsageError
+
+DEFAULT_CONFIG_FILE = "/etc/orbitctl.toml"
+_GIVEN = "orbitcontrol.given"
+_FILE = "orbitcontrol.file"
+
+
+def _variable(*declarations: str) -> str:
+    name = next(part for part in declarations if part.startswith("--")).split("/")[0]
+    return "ORBITCTL_" + name.removeprefix("--").replace("-", "_").upper()
+
+
+def option(*declarations: str, **attributes: Any) -> Callable[[Any], Any]:
+    """``click.option`` that can also be set by variable and by the configuration file."""
+    return click.option(*declarations, envvar=_variable(*declarations), show_envvar=False, **attributes)
+
+
+def _global(*declarations: str, **attributes: Any) -> click.Option:
+    return click.Option(
+        declarations, envvar=_variable(*declarations), expose_value=False, callback=_remember, **attributes
+    )
+
+
+def _global_options() -> list[click.Parameter]:
+    return [
+        _global("--store", metavar="URL", help="etcd://host:2379[,host2:2379] or sqlite:///path"),
+        _global("--etcd-endpoint", metavar="URL", help="older spelling of --store: http://host:2379[,…]"),
+        _global("--etcd-base-path", default="/orbit", metavar="PATH", help="where Orbit's keys begin"),
+        _global("--etcd-user", metavar="USER[:PASSWORD]", help="password also from ORBITCTL_ETCD_PASSWORD"),
+        _global("--etcd-cacert", metavar="FILE", help="CA of etcd's certificates"),
+        _global("--etcd-cert", metavar="FILE", help="client certificate for etcd"),
+        _global("--etcd-key", metavar="FILE", help="key of the client certificate"),
+        _global("--config", metavar="FILE", help=f"settings in TOML (default: {DEFAULT_CONFIG_FILE})"),
+        _global("--state-dir", default="/var/lib/orbitctl", metavar="DIR", help="the daemon's own files"),
+        _global("--debug", is_flag=True, help="log more; show tracebacks"),
+        _global("--log-format", type=click.Choice(["text", "json"]), default="text", help="of the log"),
+        _global("--yes", "--force", is_flag=True, help="do not ask"),
+    ]
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Keeps a global option's value: from the command line always, otherwise if nothing better is known."""
+    name = parameter.name
+    from_line = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    given: dict[str, tuple[bool, Any]] = context.find_root().meta.setdefault(_GIVEN, {})
+    if from_line or not given.get(name, (False, None))[0]:
+        given[name] = (from_line, value)
+    return value
+
+
+def _config_file(context: click.Context, arguments: list[str]) -> Mapping[str, Any]:
+    """The settings file named on the command line, by variable, or at its default place."""
+    named = _named_config(arguments) or context.find_root().meta.get(_FILE + ".name")
+    context.find_root().meta[_FILE + ".name"] = named
+    path = Path(named or os.environ.get("ORBITCTL_CONFIG") or DEFAULT_CONFIG_FILE)
+    explicit = bool(named or os.environ.get("ORBITCTL_CONFIG"))
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if not explicit:
+            return {}
+        raise UsageError(f"{path}: there is no such settings file (--config)") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: the settings file cannot be read: {error}") from error
+    return {key.replace("-", "_"): value for key, value in settings.items()}
+
+
+def _named_config(arguments: list[str]) -> str | None:
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config=")
+        if argument == "--config" and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return None
+
+
+_GLOBAL_NAMES = frozenset(parameter.name for parameter in _global_options())
+
+
+class _Configured(click.Command):
+    """A command or group whose options also come from the settings file, and that has the global ones."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self.params.extend(_global_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.default_map = cast(MutableMapping[str, Any], dict(_config_file(ctx, args)))
+        rest = super().parse_args(ctx, args)
+        given: dict[str, tuple[bool, Any]] = ctx.find_root().meta[_GIVEN]
+        ctx.obj = CommandContext.from_options({name: value for name, (_, value) in given.items()})
+        return rest
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the command's own options first and the global ones apart."""
+        own: list[tuple[str, str]] = []
+        shared: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                (shared if parameter.name in _GLOBAL_NAMES else own).append(record)
+        for title, records in (("Options", own), ("Global options", shared)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+
+
+class OrbitCommand(_Configured):
+    """A command with the global options."""
+
+
+class LazyGroup(dict[str, tuple[str, str, str]]):
+    """Commands by name: module, attribute, and the help line that needs no import."""
+
+
+class OrbitGroup(_Configured, click.Group):
+    """A group with the global options, whose commands may be imported when they are asked for."""
+
+    command_class = OrbitCommand
+    group_class = type  # groups within groups are of this same class
+
+    def __init__(self, *arguments: Any, lazy: LazyGroup | None = None, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        self._lazy = lazy or LazyGroup()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self._lazy, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazy:
+            return super().get_command(ctx, cmd_name)
+        module, attribute, _ = self._lazy[cmd_name]
+        return cast(click.Command, getattr(importlib.import_module(module), attribute))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if not self._lazy:
+            super().format_commands(ctx, formatter)
+            return
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in self._lazy.items()])
