@@ -54,9 +54,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each kind of test, just above pytest's own closing line."""
-    terminalreporter.section("by kind")
-    for kind, outcomes in _counted(terminalreporter).items():
+    """One line for each kind of test, before pytest's own closing lines."""
+    counts = _counted(terminalreporter)
+    if counts:
+        terminalreporter.section("by kind")
+    for kind, outcomes in counts.items():
         ended = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in _OUTCOMES if outcomes[outcome])
         terminalreporter.line(f"{kind}: {ended}")
     if _is_ci() and terminalreporter.stats.get("skipped"):
