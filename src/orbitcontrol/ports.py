@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from orbitcontrol.model.containers import ContainerEvent, ContainerSpec, ObservedContainer
-from orbitcontrol.model.runs import ProbeResult
+from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import Check
 from orbitcontrol.model.stored import (
     Changes,
@@ -112,8 +112,21 @@ class ContainerRuntime(Protocol):
 class Prober(Protocol):
     """Carries out one kind of check once."""
 
-    async def probe(self, check: Check, *, host: str, port: int) -> ProbeResult:
-        """Asks once, within the check's own time-outs; a failure is an answer, not an exception."""
+    async def probe(self, check: Check, run: Run) -> ProbeResult:
+        """Asks ``run`` once, within the check's own time-outs; a failure is an answer, no exception.
+
+        The run's host and port are filled into ``check`` already.
+        """
 
     async def close(self) -> None:
         """Ends all connections."""
+
+
+class StateFiles(Protocol):
+    """The daemon's own small files: each is replaced as a whole, or stays as it was."""
+
+    def load(self, name: str) -> bytes | None:
+        """The content; None when there is no such file or it cannot be read."""
+
+    def save(self, name: str, content: bytes) -> None:
+        """Replaces the content, durably. Raises ``OrbitError`` when the disk does not take it."""

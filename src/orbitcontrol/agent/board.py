@@ -17,6 +17,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from orbitcontrol.model.configuration import Desired
 from orbitcontrol.model.runs import Run, RunId, Verdict
 from orbitcontrol.model.state import InstanceReport, Problem, ProxyVerdict
@@ -109,10 +111,23 @@ class Problems:
         self.cell.set(tuple(Problem(subject=subject, reason=reason) for subject, reason in sorted(merged)))
 
 
+class Session(Struct, frozen=True, kw_only=True):
+    """One life of the daemon under one lease; ``resumed`` when it began in an earlier process."""
+
+    id: str
+    lease: int
+    resumed: bool
+
+
 class Board:
     """All the cells of one daemon."""
 
     def __init__(self) -> None:
+        self.session: Cell[Session | None] = Cell("session", None)
+        self.registered: Cell[str] = Cell("registered", "")
+        """The session that is registered: each of its services was judged."""
+        self.lease_doubt = Wake()
+        """Rung by whoever has reason to think that the lease is gone."""
         self.desired: Cell[Desired | None] = Cell("desired", None)
         """None until a configuration is known: nothing is then started, stopped or changed."""
         self.runs: Cell[tuple[Run, ...] | None] = Cell("runs", None)
@@ -121,6 +136,9 @@ class Board:
         self.retiring: Cell[frozenset[RunId]] = Cell("retiring", frozenset())
         self.published: Cell[frozenset[RunId]] = Cell("published", frozenset())
         """The runs whose endpoints are in the store, as far as this daemon knows."""
+        self.proven: Cell[frozenset[RunId] | None] = Cell("proven", None)
+        """The runs that this daemon's resumed session had published when it started, which need no
+        new proof; None until that is known."""
         self.instances: Cell[tuple[InstanceReport, ...]] = Cell("instances", ())
         self.proxy_verdict: Cell[ProxyVerdict | None] = Cell("proxy_verdict", None)
         self.problems = Problems()

@@ -73,7 +73,8 @@ class ProxyConfiguration(Struct, frozen=True, kw_only=True):
 class Desired(Struct, frozen=True, kw_only=True):
     """What one machine is to be, from one reading of the store.
 
-    ``held`` names services whose configuration could not be understood: whatever runs of them
+    ``services`` are those bound here; ``known_services`` all of the configuration, which is what a
+    template may name. ``held`` names services whose configuration could not be understood: whatever runs of them
     stays exactly as it is. ``proxy_held`` is true when the template could not be determined (two
     tags carry one, a value is undecodable): HAProxy keeps its last good configuration. A false
     ``proxy_held`` with no ``proxy`` means that this machine has no template.
@@ -83,6 +84,7 @@ class Desired(Struct, frozen=True, kw_only=True):
     generation: int
     machine: MachineIdentity
     services: dict[str, EffectiveService] = {}
+    known_services: dict[str, Service] = {}
     held: frozenset[str] = frozenset()
     proxy: ProxyConfiguration | None = None
     proxy_held: bool = False

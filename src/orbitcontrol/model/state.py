@@ -45,6 +45,17 @@ class Deployment(_Stored, frozen=True, kw_only=True):
     user: str
 
 
+class Revisions(Struct, frozen=True, kw_only=True):
+    """The deployments that concern one machine, by service: its own where there is one.
+
+    ``broken`` says by service why its deployment cannot be read.
+    """
+
+    service_wide: dict[str, Deployment] = {}
+    of_machine: dict[str, Deployment] = {}
+    broken: dict[str, str] = {}
+
+
 class Endpoint(_Stored, frozen=True, kw_only=True):
     """``services/<service>/endpoints/<host:port>``, under the machine's lease.
 

@@ -1,0 +1,147 @@
+"""What this machine is to be: the loop that turns the store's configuration into ``board.desired``.
+
+Two watches wake it: ``config/meta``, which changes with every import, and ``deployments/``, which
+changes with every new revision. Neither is trusted for content, because separate watches have no
+common order: the loop reads everything that concerns the machine at one revision of the store.
+
+Knowing less never replaces knowing more (invariant I1): without ``config/meta``, or with one that
+cannot be read or has gone back, the configuration in force stays, and the machine says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from msgspec import structs
+
+from orbitcontrol.agent.board import Board, Wake
+from orbitcontrol.agent.loop import forever
+from orbitcontrol.agent.mirror import Mirror
+from orbitcontrol.codec.configuration import parse_entries
+from orbitcontrol.codec.deployments import parse_deployments
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.values import decode
+from orbitcontrol.errors import UndecodableValue
+from orbitcontrol.log import Log
+from orbitcontrol.model.configuration import Desired, MachineIdentity
+from orbitcontrol.model.state import ConfigMeta, Revisions
+from orbitcontrol.model.stored import KeyValue, Range
+from orbitcontrol.planning.desired import desired_of, zone_of
+from orbitcontrol.ports import Store
+
+_log = Log(__name__)
+
+NO_CONFIGURATION = "the store has no configuration: run orbitctl import"
+
+
+class ConfigurationLoop:
+    """Keeps ``board.desired`` up to date for one machine.
+
+    ``machine.zone`` is the zone given on the command line; "" lets the configuration's networks
+    decide.
+    """
+
+    def __init__(self, *, board: Board, store: Store, keys: Keys, machine: MachineIdentity) -> None:
+        self._board = board
+        self._store = store
+        self._keys = keys
+        self._machine = machine
+        self._revisions = Revisions()
+        self._wake = Wake()
+        self._meta = Mirror("meta", store=store, range=Range.single(keys.meta), problems=board.problems)
+        self._deployments = Mirror(
+            "deployments", store=store, range=keys.deployments, problems=board.problems
+        )
+
+    async def run(self) -> None:
+        """Never returns."""
+        self._meta.cell.subscribe(self._wake)
+        self._deployments.cell.subscribe(self._wake)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._meta.run(), name="mirror meta")
+            group.create_task(self._deployments.run(), name="mirror deployments")
+            await forever("configuration", self._step, wake=self._wake, problems=self._board.problems)
+
+    async def _step(self, reasons: frozenset[str]) -> None:
+        meta = self._meta.cell.value
+        if meta is None or (reasons == {"deployments"} and not self._concerned()):
+            return
+        trouble = await self._read() if meta.entries else NO_CONFIGURATION
+        problems = {"store": trouble} if trouble else {}
+        desired = self._board.desired.value
+        if desired is not None:
+            problems |= {problem.subject: problem.reason for problem in desired.problems}
+        self._board.problems.report("configuration", problems)
+
+    def _concerned(self) -> bool:
+        """False when the deployments of this machine's services are those already in force."""
+        desired, deployments = self._board.desired.value, self._deployments.cell.value
+        if desired is None or deployments is None:
+            return True
+        mine = {*desired.services, *desired.held}
+        newest = self._of_machine(deployments.entries.values())
+        return _restricted(newest, mine) != _restricted(self._revisions, mine)
+
+    async def _read(self) -> str | None:
+        """Reads the configuration and puts it in force; the reason why it could not be, or None."""
+        tags = [self._keys.tag_config(tag) for tag in self._machine.tags]
+        reading = await self._store.read(
+            Range.single(self._keys.meta),
+            Range.single(self._keys.global_properties),
+            self._keys.service_configs,
+            self._keys.deployments,
+            *tags,
+        )
+        metas, properties, services, deployments, *of_tags = reading.ranges
+        if not metas:
+            return NO_CONFIGURATION
+        try:
+            meta = decode(metas[0].value, ConfigMeta, key=self._keys.meta)
+        except UndecodableValue as error:
+            return str(error)
+        if meta.state == "applying":
+            return None  # an import is being copied into place; its end wakes this loop again
+        if refusal := self._gone_back(meta):
+            return refusal
+        entries = {
+            "/".join(self._keys.below(item.key)[1:]): item.value
+            for items in (properties, services, *of_tags)
+            for item in items
+        }
+        parsed = parse_entries(entries)
+        revisions = self._of_machine(deployments)
+        zone = self._machine.zone or zone_of(parsed.configuration, self._machine.address)
+        self._revisions = revisions
+        self._adopt(desired_of(structs.replace(self._machine, zone=zone), meta, parsed, revisions))
+        return None
+
+    def _gone_back(self, meta: ConfigMeta) -> str | None:
+        before = self._board.desired.value
+        if before is None or before.epoch != meta.epoch or before.generation <= meta.generation:
+            return None
+        return (
+            f"{self._store.address}: the store went back from generation {before.generation} to "
+            f"{meta.generation}; the newer configuration stays in force"
+        )
+
+    def _adopt(self, desired: Desired) -> None:
+        if desired != self._board.desired.value:
+            _log.info(
+                "configuration in force",
+                generation=desired.generation,
+                services=len(desired.services),
+                template=desired.proxy.tag if desired.proxy else "none",
+            )
+        self._board.desired.set(desired)
+
+    def _of_machine(self, items: Iterable[KeyValue]) -> Revisions:
+        return parse_deployments(self._keys, items, machine=self._machine.address)
+
+
+def _restricted(revisions: Revisions, services: set[str]) -> Revisions:
+    return Revisions(
+        service_wide={name: value for name, value in revisions.service_wide.items() if name in services},
+        of_machine={name: value for name, value in revisions.of_machine.items() if name in services},
+        broken={name: value for name, value in revisions.broken.items() if name in services},
+    )

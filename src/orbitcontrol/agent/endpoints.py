@@ -1,0 +1,189 @@
+"""Endpoints: what is proven on this machine, published under its lease, and nothing else written.
+
+The loop holds what it believes to be in the store and writes only differences, so an undisturbed
+machine writes nothing. The belief comes from the store itself whenever it may be wrong: with each
+session, after every commit whose outcome is unknown, and at the slow tick, the keys of the lease are
+listed and read.
+
+Which run an endpoint stands for is known to this machine alone. It is kept in the state directory,
+so that a daemon that resumes its session can tell an endpoint of a container that still runs from
+one whose container was replaced meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
+
+import msgspec
+
+from orbitcontrol.agent.board import Board, Session, Wake
+from orbitcontrol.agent.loop import forever
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.values import decode, encode
+from orbitcontrol.errors import LeaseLost, StoreError, UndecodableValue
+from orbitcontrol.log import Log
+from orbitcontrol.model.configuration import MachineIdentity
+from orbitcontrol.model.runs import RunId
+from orbitcontrol.model.state import Endpoint
+from orbitcontrol.model.stored import Delete, KeyValue, Operation, Put, Range
+from orbitcontrol.planning.endpoints import Action, Address, Publish, Published, Publisher, plan_endpoints
+from orbitcontrol.ports import StateFiles, Store
+
+_log = Log(__name__)
+
+T = TypeVar("T")
+
+_RUNS = "endpoints.json"
+
+
+class EndpointsLoop:
+    """Publishes and withdraws the endpoints of one machine; keeps ``board.published``."""
+
+    def __init__(
+        self,
+        *,
+        board: Board,
+        store: Store,
+        keys: Keys,
+        machine: MachineIdentity,
+        files: StateFiles,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._board = board
+        self._store = store
+        self._keys = keys
+        self._machine = machine
+        self._files = files
+        self._new_id = new_id
+        self._wake = Wake()
+        self._session = ""
+        """The session whose endpoints ``_published`` were read; "" when they must be read anew."""
+        self._published: dict[Address, Published] = {}
+        self._saved: dict[str, RunId] = self._load()
+
+    async def run(self) -> None:
+        """Never returns."""
+        board = self._board
+        for cell in (board.session, board.verdicts, board.retiring, board.runs, board.desired):
+            cell.subscribe(self._wake)
+        await forever("endpoints", self._step, wake=self._wake, problems=board.problems)
+
+    async def _step(self, reasons: frozenset[str]) -> None:
+        session = self._board.session.value
+        if session is None:
+            return
+        if self._session != session.id or "tick" in reasons:
+            await self._observe(session)
+        runs, desired = self._board.runs.value, self._board.desired.value
+        if runs is None or desired is None:
+            return
+        actions = plan_endpoints(
+            publisher=Publisher(self._machine.address, session.id, desired.machine.zone),
+            runs=runs,
+            verdicts=self._board.verdicts.value,
+            retiring=self._board.retiring.value,
+            published=self._published,
+            new_id=self._new_id,
+        )
+        await self._apply(actions, session)
+
+    async def _observe(self, session: Session) -> None:
+        """Reads what the lease really carries."""
+        self._session = ""
+        try:
+            listed = await self._store.lease_keys(session.lease)
+        except LeaseLost:
+            self._board.lease_doubt.ring("lease unknown to the store")
+            raise
+        prefix = self._keys.services.start
+        keys = sorted(key for key in listed if key.startswith(prefix))
+        self._published = {}
+        for batch in _batches(keys, self._store.limits.operations):
+            reading = await self._store.read(*(Range.single(key) for key in batch))
+            for item in (item for items in reading.ranges for item in items):
+                self._take(item)
+        self._session = session.id
+        self._settle()
+        if self._board.proven.value is None:
+            self._board.proven.set(self._board.published.value if session.resumed else frozenset())
+
+    def _take(self, item: KeyValue) -> None:
+        match self._keys.below(item.key):
+            case ("services", service, "endpoints", host_port):
+                try:
+                    endpoint = decode(item.value, Endpoint, key=item.key)
+                except UndecodableValue as error:
+                    _log.warning("endpoint of this machine is unreadable, writing it anew", reason=error)
+                    endpoint = Endpoint(id="", machine="", session="")
+                run = self._saved.get(endpoint.id)
+                self._published[Address(service, host_port)] = Published(endpoint, run)
+            case _:
+                pass
+
+    async def _apply(self, actions: Sequence[Action], session: Session) -> None:
+        for batch in _batches(actions, self._store.limits.operations):
+            self._remember(batch)
+            try:
+                await self._store.commit([], [self._operation(action, session) for action in batch])
+            except StoreError as error:
+                self._session = ""  # whether it happened is not known: look before the next step
+                if isinstance(error, LeaseLost):
+                    self._board.lease_doubt.ring("put refused")
+                raise
+            for action in batch:
+                self._note(action)
+            self._settle()
+
+    def _operation(self, action: Action, session: Session) -> Operation:
+        key = self._keys.endpoint(action.address.service, action.address.host_port)
+        match action:
+            case Publish(published=published):
+                return Put(key, encode(published.endpoint), session.lease)
+            case _:
+                return Delete(Range.single(key))
+
+    def _note(self, action: Action) -> None:
+        fields = {"service": action.address.service, "endpoint": action.address.host_port}
+        match action:
+            case Publish(published=published):
+                self._published[action.address] = published
+                _log.info("endpoint published", **fields, reason=action.reason)
+            case _:
+                self._published.pop(action.address, None)
+                _log.info("endpoint withdrawn", **fields, reason=action.reason)
+
+    def _remember(self, batch: Sequence[Action]) -> None:
+        """Saves which run each new endpoint stands for, before anybody can see the endpoint."""
+        new = {
+            action.published.endpoint.id: action.published.run
+            for action in batch
+            if isinstance(action, Publish)
+        }
+        runs = {item.endpoint.id: item.run for item in self._published.values()} | new
+        known = {endpoint: run for endpoint, run in runs.items() if run is not None}
+        if not known.items() <= self._saved.items():
+            self._files.save(_RUNS, msgspec.json.encode(known))
+            self._saved = known
+
+    def _settle(self) -> None:
+        """Tells the other loops what is published now."""
+        runs = (item.run for item in self._published.values())
+        self._board.published.set(frozenset(run for run in runs if run is not None))
+
+    def _load(self) -> dict[str, RunId]:
+        content = self._files.load(_RUNS)
+        if content is None:
+            return {}
+        try:
+            return msgspec.json.decode(content, type=dict[str, RunId])
+        except msgspec.MsgspecError as error:
+            _log.warning("saved endpoints unreadable, proving them anew", reason=error)
+            return {}
+
+
+def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,0 +1,206 @@
+"""Who this machine is to the others: its lease, its session, and that it has registered.
+
+A **session** is one life of a daemon under one lease. ``alive/<address>`` carries the session under
+the lease, and so does every endpoint; when the lease ends they all end in one revision.
+
+Starting, in this order:
+
+1. The identity in the state directory names address, lease and session of the last life. If the
+   lease can be renewed and ``alive/<address>`` carries that very session, it is *resumed*: no key
+   changes, no endpoint moves.
+2. Otherwise somebody else's record may be there: a daemon that runs twice, or our own old lease
+   that has not run out. It is given one TTL to end. If it does not, this daemon refuses, naming the
+   holder: two daemons on one address would take each other's endpoints away.
+3. Otherwise a lease is granted and the identity written *before* the record is put, so that a crash
+   or a lost connection between the two leaves either a lease that nobody uses, or a session that
+   step 1 finds again; never a session that this machine does not know.
+
+A lease that is lost while the daemon runs leads back to step 2 with a new session; the endpoints
+loop then publishes anew under it what is proven.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct, structs
+
+from orbitcontrol.agent.board import Board, Session, Wake
+from orbitcontrol.agent.loop import forever
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.values import decode, encode
+from orbitcontrol.errors import LeaseLost, OrbitError, StoreError, UndecodableValue
+from orbitcontrol.log import Log
+from orbitcontrol.model.state import Alive
+from orbitcontrol.model.stored import Absent, KeyValue, Put, Range, Unchanged
+from orbitcontrol.planning.endpoints import all_judged
+from orbitcontrol.ports import StateFiles, Store
+
+_log = Log(__name__)
+
+_IDENTITY = "identity.json"
+_SLACK = 1.0
+_RETRY = 0.5
+
+
+class AddressTaken(OrbitError):
+    """Another daemon holds this machine's address in the store."""
+
+
+class _Identity(Struct, frozen=True, kw_only=True, rename="pascal"):
+    address: str
+    lease: int
+    session: str
+
+
+class Membership:
+    """Keeps ``board.session`` and ``alive/<address>`` for one machine. ``ttl`` is in seconds."""
+
+    def __init__(
+        self,
+        *,
+        board: Board,
+        store: Store,
+        keys: Keys,
+        address: str,
+        ttl: float,
+        files: StateFiles,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._board = board
+        self._store = store
+        self._key = keys.alive(address)
+        self._address = address
+        self._ttl = ttl
+        self._files = files
+        self._new_id = new_id
+        self._foreign: tuple[str, float] | None = None
+
+    async def run(self) -> None:
+        """Never returns. Raises ``AddressTaken`` when another daemon keeps the address."""
+        wake = Wake()
+        board = self._board
+        board.session.subscribe(wake)
+        board.desired.subscribe(wake)
+        board.verdicts.subscribe(wake)
+        board.published.subscribe(wake)
+        board.instances.subscribe(wake)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_session(), name="session")
+            await forever("registration", self._register_when_judged, wake=wake, problems=board.problems)
+
+    async def _keep_session(self) -> None:
+        """Gets a session, renews its lease at a third of the TTL, gets another when it is lost."""
+        while True:
+            pause = _RETRY
+            try:
+                if await self._renewed_or_new():
+                    pause = self._ttl / 3
+                self._board.problems.report("session", {})
+            except StoreError as error:
+                self._board.problems.report("session", {"store": str(error)})
+                _log.warning("lease not renewed", reason=error)
+            await self._board.lease_doubt.wait(pause)
+
+    async def _renewed_or_new(self) -> bool:
+        """One round; True when there is a session after it."""
+        session = self._board.session.value
+        if session is not None:
+            try:
+                await self._store.keep_alive(session.lease)
+            except LeaseLost:
+                _log.warning("lease lost, registering anew", session=session.id)
+                self._board.session.set(None)
+            else:
+                return True
+        session = await self._resumed() or await self._registered()
+        self._board.session.set(session)
+        return session is not None
+
+    async def _resumed(self) -> Session | None:
+        """The session of the last life, if its lease and its record are still there."""
+        content = self._files.load(_IDENTITY)
+        if content is None:
+            return None
+        try:
+            identity = msgspec.json.decode(content, type=_Identity)
+        except msgspec.MsgspecError as error:
+            _log.warning("identity unreadable, starting a new session", reason=error)
+            return None
+        if identity.address != self._address:
+            return None
+        try:
+            await self._store.keep_alive(identity.lease)
+        except LeaseLost:
+            return None
+        record = await self._store.get(self._key)
+        if record is None or _session_of(record) != identity.session:
+            return None
+        _log.info("session resumed", session=identity.session)
+        return Session(id=identity.session, lease=identity.lease, resumed=True)
+
+    async def _registered(self) -> Session | None:
+        """A new session; None while somebody else's record has time left to end."""
+        record = await self._store.get(self._key)
+        if record is not None:
+            self._wait_for_end(_session_of(record))
+            return None
+        self._foreign = None
+        lease = await self._store.grant(self._ttl)
+        session = Session(id=self._new_id(), lease=lease, resumed=False)
+        identity = _Identity(address=self._address, lease=lease, session=session.id)
+        self._files.save(_IDENTITY, msgspec.json.encode(identity))
+        await self._store.commit(
+            [Absent(Range.single(self._key))], [Put(self._key, encode(Alive(session=session.id)), lease)]
+        )
+        _log.info("session begun", session=session.id, ttl=self._ttl)
+        return session
+
+    def _wait_for_end(self, holder: str) -> None:
+        """Gives a foreign record one TTL from when it was first seen, then raises ``AddressTaken``."""
+        now = time.monotonic()
+        if self._foreign is None or self._foreign[0] != holder:
+            self._foreign = (holder, now + self._ttl + _SLACK)
+            _log.info("waiting for another session to end", address=self._address, holder=holder)
+        elif now > self._foreign[1]:
+            raise AddressTaken(
+                f"{self._key}: session {holder} of another daemon keeps the address {self._address}; "
+                "stop that daemon, or give this one its own --machine-address"
+            )
+
+    async def _register_when_judged(self, _: frozenset[str]) -> None:
+        """Puts ``Registered`` once every service of the machine has been judged in this session."""
+        board = self._board
+        session, desired, runs = board.session.value, board.desired.value, board.runs.value
+        if session is None or session.id == board.registered.value or desired is None or runs is None:
+            return
+        if not all_judged(
+            desired,
+            runs=runs,
+            verdicts=board.verdicts.value,
+            published=board.published.value,
+            instances=board.instances.value,
+        ):
+            return
+        record = await self._store.get(self._key)
+        if record is None or _session_of(record) != session.id:
+            board.lease_doubt.ring("record is gone")
+            return
+        alive = decode(record.value, Alive, key=self._key)
+        if not alive.registered:
+            await self._store.commit(
+                [Unchanged(self._key, record.mod_revision)],
+                [Put(self._key, encode(structs.replace(alive, registered=True)), session.lease)],
+            )
+            _log.info("registered", session=session.id)
+        board.registered.set(session.id)
+
+
+def _session_of(record: KeyValue) -> str:
+    try:
+        return decode(record.value, Alive, key=record.key).session
+    except UndecodableValue:
+        return "(unreadable)"

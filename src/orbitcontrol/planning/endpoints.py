@@ -1,0 +1,157 @@
+"""Which endpoints a machine publishes: one for each run that is proven, and no other.
+
+A run's endpoint is wanted while its checks say up and nobody is about to stop it. What is
+published for a run that is not wanted any more is withdrawn, with the reason; a run that never
+was published is never mentioned in the store at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from msgspec import Struct
+
+from orbitcontrol.model.configuration import Desired
+from orbitcontrol.model.runs import Run, RunId, Verdict
+from orbitcontrol.model.state import Endpoint, InstanceReport
+
+
+class Address(Struct, frozen=True, order=True):
+    """Where an endpoint's key is: its service and ``host:port``."""
+
+    service: str
+    host_port: str
+
+
+class Published(Struct, frozen=True):
+    """An endpoint in the store and the run that it stands for; None when that is not known."""
+
+    endpoint: Endpoint
+    run: RunId | None
+
+
+class Publish(Struct, frozen=True):
+    """Put an endpoint: a new one, or one whose attributes changed."""
+
+    address: Address
+    published: Published
+    reason: str
+
+
+class Withdraw(Struct, frozen=True):
+    """Delete an endpoint."""
+
+    address: Address
+    reason: str
+
+
+Action = Publish | Withdraw
+
+
+class Publisher(Struct, frozen=True):
+    """Who publishes: address of the machine, its session, its zone."""
+
+    machine: str
+    session: str
+    zone: str
+
+
+def plan_endpoints(
+    *,
+    publisher: Publisher,
+    runs: Collection[Run],
+    verdicts: Mapping[RunId, Verdict],
+    retiring: Collection[RunId],
+    published: Mapping[Address, Published],
+    new_id: Callable[[], str],
+) -> tuple[Action, ...]:
+    """What to withdraw and what to publish, withdrawals first."""
+    wanted = _wanted(runs, verdicts, retiring)
+    withdrawals = [
+        Withdraw(address, _why_withdrawn(item.run, runs, verdicts, retiring))
+        for address, item in sorted(published.items())
+        if address not in wanted
+    ]
+    publications = []
+    for address, run in sorted(wanted.items()):
+        before = published.get(address)
+        same_run = before is not None and before.run == run.id
+        endpoint = Endpoint(
+            id=before.endpoint.id if before is not None and same_run else new_id(),
+            machine=publisher.machine,
+            session=publisher.session,
+            instance=run.id.instance,
+            revision=run.revision,
+            availability_zone=publisher.zone,
+            attributes=run.effective.service.attributes,
+        )
+        after = Published(endpoint, run.id)
+        if after != before:
+            reason = "attributes changed" if same_run else "checks passed"
+            publications.append(Publish(address, after, reason))
+    return (*withdrawals, *publications)
+
+
+def address_of(run: Run) -> Address:
+    """Where the run's endpoint is published; an IPv6 host stands in brackets."""
+    host = f"[{run.host}]" if ":" in run.host else run.host
+    return Address(run.id.service, f"{host}:{run.port}")
+
+
+def all_judged(
+    desired: Desired,
+    *,
+    runs: Collection[Run],
+    verdicts: Mapping[RunId, Verdict],
+    published: Collection[RunId],
+    instances: Collection[InstanceReport],
+) -> bool:
+    """True once each service of the machine is published, has failed its checks, or has ended.
+
+    Until then an endpoint that is missing from the store says nothing about the service.
+    """
+    by_instance = {(run.id.service, run.id.instance): run for run in runs}
+    ended = {(report.service, report.instance) for report in instances if report.state in _ENDED}
+    for name, effective in desired.services.items():
+        for instance in range(1, effective.service.instances + 1):
+            run = by_instance.get((name, instance))
+            if run is None:
+                if (name, instance) not in ended:
+                    return False
+                continue
+            verdict = verdicts.get(run.id)
+            if verdict is None or not verdict.judged:
+                return False
+            if verdict.up and run.port and run.id not in published:
+                return False
+    return True
+
+
+_ENDED = frozenset({"failed", "backoff", "blocked"})
+
+
+def _wanted(
+    runs: Collection[Run], verdicts: Mapping[RunId, Verdict], retiring: Collection[RunId]
+) -> dict[Address, Run]:
+    wanted: dict[Address, Run] = {}
+    for run in sorted(runs, key=lambda run: run.id):
+        verdict = verdicts.get(run.id)
+        if run.port and verdict is not None and verdict.up and run.id not in retiring:
+            wanted.setdefault(address_of(run), run)
+    return wanted
+
+
+def _why_withdrawn(
+    run: RunId | None,
+    runs: Collection[Run],
+    verdicts: Mapping[RunId, Verdict],
+    retiring: Collection[RunId],
+) -> str:
+    if run is None:
+        return "its run is not known"
+    if run in retiring:
+        return "about to be stopped"
+    if all(other.id != run for other in runs):
+        return "its container ended" if run.container_id else "its service is not bound here any more"
+    verdict = verdicts.get(run)
+    return f"checks failed: {verdict.reason}" if verdict is not None else "its checks are not known"

@@ -1,0 +1,94 @@
+"""When a run counts as up: the state machine of one check, and all checks of a run together.
+
+A check starts undecided. ``Rise`` passes in a row make it up, ``Fall`` failures in a row make it
+down; a single contrary answer starts the count anew. As with Docker's HEALTHCHECK, failures within
+``StartPeriod`` do not count until the check has passed for the first time.
+
+A run is up when all of its checks are up, and judged once that is so or one of them is down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct, structs
+
+from orbitcontrol.model.runs import ProbeResult, Verdict
+from orbitcontrol.model.service import Check, ExecCheck, GrpcCheck, HttpCheck, TcpCheck
+
+_FIRST_PAUSE = 0.1
+
+
+class CheckState(Struct, frozen=True, kw_only=True):
+    """One check of one run: what is decided, and how many answers in a row say otherwise or anew.
+
+    ``streak`` counts equal answers in a row: positive passes, negative failures.
+    """
+
+    decided: Literal["up", "down"] | None = None
+    streak: int = 0
+    passed_once: bool = False
+    detail: str = ""
+
+    @classmethod
+    def resumed(cls) -> CheckState:
+        """A check whose run was proven before: it is up until ``Fall`` failures say otherwise."""
+        return cls(decided="up", passed_once=True)
+
+
+def after_result(state: CheckState, check: Check, result: ProbeResult, *, age: float) -> CheckState:
+    """The state after one more answer; ``age`` is the run's, in seconds."""
+    if result.passed:
+        streak = max(state.streak, 0) + 1
+        decided: Literal["up", "down"] | None = "up" if streak >= check.rise else state.decided
+        return CheckState(decided=decided, streak=streak, passed_once=True)
+    if not state.passed_once and age < check.start_period:
+        return structs.replace(state, streak=0, detail=result.detail)
+    streak = min(state.streak, 0) - 1
+    decided = "down" if -streak >= check.fall else state.decided
+    return structs.replace(state, decided=decided, streak=streak, detail=result.detail)
+
+
+def pause_after(state: CheckState, check: Check, *, asked: int) -> float:
+    """Seconds until the next question: short at first, growing to ``Interval`` until the first pass.
+
+    ``asked`` counts the questions so far, from 1.
+    """
+    if state.passed_once:
+        return float(check.interval)
+    return float(min(_FIRST_PAUSE * 2 ** min(asked - 1, 10), check.interval))
+
+
+def verdict_of(states: Sequence[CheckState]) -> Verdict:
+    """What all checks of a run say together; a run without checks is up."""
+    down = [state for state in states if state.decided == "down"]
+    if down:
+        return Verdict(up=False, judged=True, reason=down[0].detail)
+    undecided = [state for state in states if state.decided is None]
+    if undecided:
+        return Verdict(up=False, judged=False, reason=undecided[0].detail)
+    return Verdict(up=True, judged=True)
+
+
+def addressed(check: Check, *, host: str, port: int) -> Check:
+    """The check with ``${ENDPOINT_HOST}`` and ``${ENDPOINT_PORT}`` filled in."""
+
+    def fill(text: str) -> str:
+        return text.replace("${ENDPOINT_HOST}", _bracketed(host)).replace("${ENDPOINT_PORT}", str(port))
+
+    match check:
+        case HttpCheck():
+            return structs.replace(check, url=fill(check.url))
+        case TcpCheck() | GrpcCheck():
+            return structs.replace(check, host_port=fill(check.host_port))
+        case ExecCheck(command=str(command)):
+            return structs.replace(check, command=fill(command))
+        case ExecCheck(command=command):
+            return structs.replace(check, command=[fill(part) for part in command])
+        case _:
+            return check
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
