@@ -22,9 +22,9 @@ def heading(text: str) -> None:
     print(f"\n{_BOLD}── {text}{_PLAIN}", flush=True)
 
 
-def command(arguments: Sequence[str]) -> None:
+def command(arguments: Sequence[str], *, background: bool = False) -> None:
     """A command as a person would type it."""
-    print(f"{_DIM}${_PLAIN} {shlex.join(arguments)}", flush=True)
+    print(f"{_DIM}${_PLAIN} {shlex.join(arguments)}{' &' if background else ''}", flush=True)
 
 
 def output(text: str) -> None:

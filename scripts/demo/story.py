@@ -106,7 +106,7 @@ class Story:
         self._stack.callback(self._remove_images)
         self._run("examples/programs/build-web-image", "R1", "R2")
         command = ["python3", "examples/programs/clock.py", str(_CLOCK)]
-        show.command([*command, "&"])
+        show.command(command, background=True)
         clock = start([sys.executable, *command[1:]], log=self._directory / "clock.log")
         self._stack.callback(stop, clock)
         if not wait_until(lambda: _get(_CLOCK, "/") is not None, timeout=10):
@@ -128,7 +128,7 @@ class Story:
             *("--haproxy-managed", "--haproxy-config-path", f"{at}/haproxy"),
             *("--state-dir", f"{at}/state", "--docker-host", self._docker_host),
         ]
-        show.command([*command, "&"])
+        show.command(command, background=True)
         self._stack.callback(self._remove_containers)
         self._stack.callback(end_all_naming, f"{at}/haproxy/")
         self._daemon = start(
