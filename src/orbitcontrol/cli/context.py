@@ -68,9 +68,16 @@ class CommandContext(Struct, frozen=True, kw_only=True):
 
     def open_store(self) -> Store:
         """The store of ``--store``. Nothing is connected yet."""
-        from orbitcontrol.bootstrap import open_store  # noqa: PLC0415 -- pulls in a client library
+        from orbitcontrol.store.open import open_store  # noqa: PLC0415 -- only some commands need it
 
-        return open_store(self)
+        return open_store(
+            self.store,
+            user=self.etcd_user,
+            password=self.etcd_password if self.etcd_user else None,
+            ca=self.etcd_cacert,
+            cert=self.etcd_cert,
+            key=self.etcd_key,
+        )
 
     def with_store(self, work: Callable[[Store], Awaitable[T]]) -> T:
         """Runs ``work`` with the store and closes it afterwards."""

@@ -122,7 +122,7 @@ class _Configured(click.Command):
         shared: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):
                 (shared if parameter.name in _GLOBAL_NAMES else own).append(record)
         for title, records in (("Options", own), ("Global options", shared)):
             if records:

@@ -1,0 +1,309 @@
+"""The cluster as the store has it at one moment, and the views of it that people ask for.
+
+Everything a view shows comes from one reading at one revision, so its parts fit together. Values
+that cannot be understood are left out and named in ``broken``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TypeVar
+
+from msgspec import Struct
+
+from orbitcontrol.codec.configuration import parse_entries
+from orbitcontrol.codec.deployments import parse_deployments
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.values import decode
+from orbitcontrol.errors import OrbitError, UndecodableValue
+from orbitcontrol.model.configuration import Configuration
+from orbitcontrol.model.state import Alive, ConfigMeta, Endpoint, MachineRecord, Problem, Revisions
+from orbitcontrol.model.stored import KeyValue
+from orbitcontrol.planning.desired import effective_service
+from orbitcontrol.ports import Store
+
+T = TypeVar("T")
+
+
+class _Shown(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """Base of what reading commands print as JSON: documented in docs/cli.md, and stable."""
+
+
+class EndpointView(_Shown, frozen=True, kw_only=True):
+    """One published endpoint."""
+
+    service: str
+    endpoint: str
+    ip: str
+    port: int
+    revision: str
+    zone: str
+    machine: str
+    state: str
+    instance: int
+
+
+class MachineView(_Shown, frozen=True, kw_only=True):
+    """One machine; ``state`` is ``ready``, ``registering`` or ``gone`` (no lease)."""
+
+    address: str
+    state: str
+    tags: tuple[str, ...]
+    zone: str
+    version: str
+    session: str
+    haproxy: str
+    endpoints: int
+    problems: tuple[Problem, ...]
+
+
+class TagView(_Shown, frozen=True, kw_only=True):
+    """What is bound to a tag, and which machines carry it."""
+
+    tag: str
+    services: tuple[str, ...]
+    template: bool
+    certs: tuple[str, ...]
+    haproxy_files: tuple[str, ...]
+    machines: tuple[str, ...]
+
+
+class InstanceView(_Shown, frozen=True, kw_only=True):
+    """One instance of a service on one machine."""
+
+    machine: str
+    instance: int
+    state: str
+    revision: str
+    reason: str
+
+
+class ServiceView(_Shown, frozen=True, kw_only=True):
+    """One service: what is wanted and how many of its instances are published.
+
+    ``wanted`` counts the instances that the machines which are alive now should run.
+    """
+
+    service: str
+    revision: str
+    revision_set_by: str
+    image: str
+    tags: tuple[str, ...]
+    up: int
+    wanted: int
+    origin: str
+    ci_url: str
+    endpoints: tuple[EndpointView, ...]
+    instances: tuple[InstanceView, ...]
+
+
+class Cluster(Struct, frozen=True, kw_only=True):
+    """One reading of the whole store, understood as far as it can be."""
+
+    store: str
+    meta: ConfigMeta | None
+    configuration: Configuration
+    revisions: Revisions
+    endpoints: tuple[EndpointView, ...]
+    machines: dict[str, MachineRecord]
+    alive: dict[str, Alive]
+    broken: tuple[Problem, ...]
+
+
+async def read_endpoints(store: Store, keys: Keys, service: str | None = None) -> tuple[EndpointView, ...]:
+    """The endpoints of one service, or of all. Unreadable ones are left out."""
+    reading = await store.read(keys.endpoints(service) if service else keys.services)
+    return _Parser(keys).endpoints(reading.ranges[0])
+
+
+async def read_cluster(store: Store, keys: Keys) -> Cluster:
+    """Everything at one revision."""
+    reading = await store.read(keys.config, keys.deployments, keys.services, keys.machines, keys.all_alive)
+    config, deployments, services, machines, alive = reading.ranges
+    parser = _Parser(keys)
+    entries = {"/".join(keys.below(item.key)[1:]): item.value for item in config}
+    parsed = parse_entries(entries)
+    metas = parser.by_name((item for item in config if item.key == keys.meta), ConfigMeta)
+    revisions = parse_deployments(keys, deployments, machine="")
+    for entry, reason in parsed.broken.items():
+        parser.broken.append(Problem(subject=f"config/{entry}", reason=reason))
+    for service, reason in revisions.broken.items():
+        parser.broken.append(Problem(subject=f"service {service}", reason=reason))
+    return Cluster(
+        store=store.address,
+        meta=metas.get("meta"),
+        configuration=parsed.configuration,
+        revisions=revisions,
+        endpoints=parser.endpoints(services),
+        machines=parser.by_name(machines, MachineRecord),
+        alive=parser.by_name(alive, Alive),
+        broken=tuple(parser.broken),
+    )
+
+
+def machine_views(cluster: Cluster) -> list[MachineView]:
+    """All machines that have a record or a lease, by address."""
+    return [_machine_view(cluster, address) for address in sorted({*cluster.machines, *cluster.alive})]
+
+
+def tag_views(cluster: Cluster) -> list[TagView]:
+    """All tags that the configuration has or that a machine carries, by name."""
+    carried = {tag for record in cluster.machines.values() for tag in record.tags}
+    views = []
+    for name in sorted({*cluster.configuration.tags, *carried}):
+        tag = cluster.configuration.tags.get(name)
+        machines = sorted(address for address, record in cluster.machines.items() if name in record.tags)
+        views.append(
+            TagView(
+                tag=name,
+                services=tuple(sorted(tag.services)) if tag else (),
+                template=tag is not None and tag.template is not None,
+                certs=tuple(sorted(tag.certs)) if tag else (),
+                haproxy_files=tuple(sorted(tag.haproxy_files)) if tag else (),
+                machines=tuple(machines),
+            )
+        )
+    return views
+
+
+def service_views(cluster: Cluster) -> list[ServiceView]:
+    """All services of the configuration, by name."""
+    return [_service_view(cluster, name) for name in sorted(cluster.configuration.services)]
+
+
+def service_view(cluster: Cluster, name: str) -> ServiceView:
+    """One service. Raises ``OrbitError`` with the nearest name when there is none."""
+    require_service(cluster.configuration, name)
+    return _service_view(cluster, name)
+
+
+def require_service(configuration: Configuration, name: str) -> None:
+    """Raises ``OrbitError`` unless the configuration has the service."""
+    if name in configuration.services:
+        return
+    near = get_close_matches(name, configuration.services, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; `orbitctl service` lists all"
+    raise OrbitError(f"service {name}: there is no such service{hint}")
+
+
+def problems(cluster: Cluster) -> list[Problem]:
+    """What is wrong anywhere, machine by machine, the store's own problems first."""
+    found = list(cluster.broken)
+    if cluster.meta is None:
+        found.append(Problem(subject="store", reason="it has no configuration: run orbitctl import"))
+    for address, record in sorted(cluster.machines.items()):
+        if address in cluster.alive:
+            found += [
+                Problem(subject=f"{address}: {problem.subject}", reason=problem.reason)
+                for problem in record.problems
+            ]
+        else:
+            found.append(Problem(subject=address, reason="its daemon has no lease: it is stopped or cut off"))
+    return found
+
+
+def _machine_view(cluster: Cluster, address: str) -> MachineView:
+    record = cluster.machines.get(address, MachineRecord())
+    alive = cluster.alive.get(address)
+    verdict = record.proxy
+    return MachineView(
+        address=address,
+        state="gone" if alive is None else "ready" if alive.registered else "registering",
+        tags=record.tags,
+        zone=record.availability_zone,
+        version=record.version,
+        session=alive.session if alive else "",
+        haproxy="" if verdict is None else "accepted" if verdict.accepted else f"rejected: {verdict.error}",
+        endpoints=sum(endpoint.machine == address for endpoint in cluster.endpoints),
+        problems=record.problems,
+    )
+
+
+def _service_view(cluster: Cluster, name: str) -> ServiceView:
+    service = cluster.configuration.services[name]
+    tags = [tag for tag in cluster.configuration.tags.values() if name in tag.services]
+    effective = effective_service(service, [], cluster.revisions)
+    deployment = cluster.revisions.service_wide.get(name)
+    endpoints = tuple(endpoint for endpoint in cluster.endpoints if endpoint.service == name)
+    wanted = sum(
+        service.instances
+        for address, record in cluster.machines.items()
+        if address in cluster.alive and any(tag.name in record.tags for tag in tags)
+    )
+    source = service.source_control
+    return ServiceView(
+        service=name,
+        revision=effective.revision,
+        revision_set_by=deployment.user if deployment is not None and deployment.revision else "",
+        image=effective.service.image or "",
+        tags=tuple(sorted(tag.name for tag in tags)),
+        up=sum(endpoint.state == "up" for endpoint in endpoints),
+        wanted=wanted,
+        origin=(source.origin or "") if source else "",
+        ci_url=(source.ci_url or "") if source else "",
+        endpoints=endpoints,
+        instances=_instances(cluster, name),
+    )
+
+
+def _instances(cluster: Cluster, name: str) -> tuple[InstanceView, ...]:
+    return tuple(
+        InstanceView(
+            machine=address,
+            instance=report.instance,
+            state=report.state if address in cluster.alive else "unknown",
+            revision=report.revision,
+            reason=report.reason,
+        )
+        for address, record in sorted(cluster.machines.items())
+        for report in record.instances
+        if report.service == name
+    )
+
+
+class _Parser:
+    """Understands keys below the base path and remembers those that it could not."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self.broken: list[Problem] = []
+
+    def by_name(self, items: Iterable[KeyValue], expected: type[T]) -> dict[str, T]:
+        """Values by the last part of their keys."""
+        found: dict[str, T] = {}
+        for item in items:
+            try:
+                found[self._keys.below(item.key)[-1]] = decode(item.value, expected, key=item.key)
+            except UndecodableValue as error:
+                self.broken.append(Problem(subject=item.key, reason=str(error)))
+        return found
+
+    def endpoints(self, items: Iterable[KeyValue]) -> tuple[EndpointView, ...]:
+        """Those of the items that are endpoints, by service and address."""
+        views = []
+        for item in items:
+            match self._keys.below(item.key):
+                case ("services", service, "endpoints", host_port):
+                    try:
+                        endpoint = decode(item.value, Endpoint, key=item.key)
+                    except UndecodableValue as error:
+                        self.broken.append(Problem(subject=item.key, reason=str(error)))
+                        continue
+                    host, _, port = host_port.rpartition(":")
+                    views.append(
+                        EndpointView(
+                            service=service,
+                            endpoint=host_port,
+                            ip=host.strip("[]"),
+                            port=int(port) if port.isdigit() else 0,
+                            revision=endpoint.revision,
+                            zone=endpoint.availability_zone,
+                            machine=endpoint.machine,
+                            state=endpoint.state,
+                            instance=endpoint.instance,
+                        )
+                    )
+                case _:
+                    pass
+        return tuple(views)

@@ -1,0 +1,169 @@
+"""Revisions: setting one, going back to the tree's, and seeing it arrive.
+
+A revision lives in the store only, ``import`` never touches it. Setting one for the whole service
+takes back what was set for single machines; ``Serial`` grows with every setting, whoever it is for,
+so that a store restored from an older backup can be told from the present.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.values import decode, encode
+from orbitcontrol.errors import OrbitError, StoreAmbiguous, StoreConflict, UsageError
+from orbitcontrol.model.service import Service
+from orbitcontrol.model.state import Deployment
+from orbitcontrol.model.stored import Absent, Compare, Delete, KeyValue, Operation, Put, Range, Unchanged
+from orbitcontrol.ops.cluster import Cluster, read_cluster, require_service
+from orbitcontrol.ports import Store
+
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_ATTEMPTS = 5
+_POLL = 0.25
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """A revision to set: ``revision`` None goes back to the tree's tag; ``machine`` None is all.
+
+    ``time`` is RFC 3339 in UTC.
+    """
+
+    service: str
+    revision: str | None
+    machine: str | None
+    user: str
+    time: str
+
+
+class InstanceProgress(Struct, frozen=True, order=True):
+    """How far one machine has come: instances published at the revision, and how many it should have."""
+
+    machine: str
+    arrived: int
+    wanted: int
+    trouble: str = ""
+
+
+async def set_revision(store: Store, keys: Keys, change: Change) -> bool:
+    """Writes the revision; False when that is what the store said already.
+
+    Raises ``UsageError`` for a revision that cannot be an image tag, ``OrbitError`` for a service
+    that does not exist or has no container.
+    """
+    if change.revision is not None and not _TAG.fullmatch(change.revision):
+        raise UsageError(
+            f"revision {change.revision!r}: an image's tag has letters, digits, '_', '.' and '-', at most 128"
+        )
+    for _ in range(_ATTEMPTS):
+        try:
+            return await _attempt(store, keys, change)
+        except (StoreConflict, StoreAmbiguous):
+            continue  # somebody else wrote, or it may have happened: look again
+    raise OrbitError(f"service {change.service}: others keep changing its revision; try again")
+
+
+async def _attempt(store: Store, keys: Keys, change: Change) -> bool:
+    """One reading and one transaction that holds only if nothing it read has changed."""
+    reading = await store.read(
+        Range.single(keys.service_config(change.service)),
+        Range.single(keys.revision(change.service)),
+        keys.machine_revisions(change.service),
+    )
+    configured, service_wide, of_machines = reading.ranges
+    if not configured:
+        require_service((await read_cluster(store, keys)).configuration, change.service)
+    if decode(configured[0].value, Service, key=configured[0].key).container is None:
+        raise OrbitError(f"service {change.service}: it has no container, so it has no revision")
+    present = (*service_wide, *of_machines)
+    operations = _operations(keys, change, present)
+    if not operations:
+        return False
+    key = _key(keys, change)
+    compares: list[Compare] = [Unchanged(item.key, item.mod_revision) for item in (*configured, *present)]
+    if all(item.key != key for item in present):
+        compares.append(Absent(Range.single(key)))
+    await store.commit(compares, operations)
+    return True
+
+
+def _key(keys: Keys, change: Change) -> str:
+    if change.machine is not None:
+        return keys.machine_revision(change.service, change.machine)
+    return keys.revision(change.service)
+
+
+def _operations(keys: Keys, change: Change, present: tuple[KeyValue, ...]) -> list[Operation]:
+    """What to write; nothing when the store says just that already."""
+    key = _key(keys, change)
+    deployments = {item.key: decode(item.value, Deployment, key=item.key) for item in present}
+    existing = deployments.pop(key, None)
+    if change.machine is not None and change.revision is None:
+        return [] if existing is None else [Delete(Range.single(key))]
+    others = {} if change.machine is not None else deployments
+    if existing is None and change.revision is None and not others:
+        return []
+    if existing is not None and existing.revision == change.revision and not others:
+        return []
+    serials = [deployment.serial for deployment in (*deployments.values(), existing) if deployment]
+    value = Deployment(
+        revision=change.revision,
+        serial=max(serials, default=0) + 1,
+        deployment_time=change.time,
+        user=change.user,
+    )
+    takes_back = [Delete(keys.machine_revisions(change.service))] if others else []
+    return [Put(key, encode(value)), *takes_back]
+
+
+async def follow(
+    store: Store, keys: Keys, change: Change, *, patience: float
+) -> AsyncIterator[tuple[InstanceProgress, ...]]:
+    """How far each machine is with the revision, each time that changes, until all have arrived.
+
+    Ends after ``patience`` seconds even if they have not: the last value tells.
+    """
+    deadline = time.monotonic() + patience
+    before: tuple[InstanceProgress, ...] | None = None
+    while True:
+        now = progress(await read_cluster(store, keys), change)
+        if now != before:
+            yield now
+            before = now
+        if all(item.arrived >= item.wanted for item in now) or time.monotonic() > deadline:
+            return
+        await asyncio.sleep(_POLL)
+
+
+def progress(cluster: Cluster, change: Change) -> tuple[InstanceProgress, ...]:
+    """How far each machine is that runs the service and is alive."""
+    service = cluster.configuration.services.get(change.service)
+    if service is None:
+        return ()
+    bound = {tag.name for tag in cluster.configuration.tags.values() if change.service in tag.services}
+    found = []
+    for address, record in cluster.machines.items():
+        concerned = change.machine in (None, address) and address in cluster.alive
+        if not concerned or not bound.intersection(record.tags):
+            continue
+        reports = [report for report in record.instances if report.service == change.service]
+        target = change.revision
+        if service.has_endpoint:
+            arrived = sum(
+                endpoint.service == change.service
+                and endpoint.machine == address
+                and target in (None, endpoint.revision)
+                for endpoint in cluster.endpoints
+            )
+        else:
+            arrived = sum(
+                report.state == "running" and target in (None, report.revision) for report in reports
+            )
+        trouble = next((report.reason for report in reports if report.reason), "")
+        found.append(InstanceProgress(address, arrived, service.instances, trouble))
+    return tuple(sorted(found))

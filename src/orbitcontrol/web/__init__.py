@@ -1,0 +1,1 @@
+"""What a daemon answers over HTTP."""
