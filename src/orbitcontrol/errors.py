@@ -13,7 +13,8 @@
     │   └── Compacted               1  a watch asked for changes that the store no longer has
     ├── UndecodableValue            1  a store value is not what its key promises
     ├── DockerError                 1
-    │   └── DockerUnreachable       1  no engine answers at the address
+    │   ├── DockerUnreachable       1  no engine answers at the address
+    │   └── PortTaken               1  a host port that a container wants is in use
     ├── HAProxyError                1
     │   └── HAProxyRejected         1  HAProxy refused a configuration (carries its messages)
     └── TemplateError               1  a template does not render (carries the line)
@@ -89,6 +90,10 @@ class DockerError(OrbitError):
 
 class DockerUnreachable(DockerError):
     """No Docker engine answers at the configured address."""
+
+
+class PortTaken(DockerError):
+    """A container cannot be started because something else on the machine has its host port."""
 
 
 class HAProxyError(OrbitError):

@@ -1,1 +1,175 @@
-"""Fixtures that run a real docker for tests."""
+"""A real Docker engine of the tests' own, and images for it made of the static busybox.
+
+Two engines in one network namespace break each other's rules, so the engine is started under a
+lock that other test runs on the machine wait for. ``ORBIT_TEST_DOCKER_HOST`` names an existing
+engine to use instead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+LOCK = Path("/tmp/orbit-test-dockerd.lock")
+BUSYBOX = Path("/bin/busybox")
+LABEL = "orbit-test"
+
+_BRIDGE = "orbit-test0"
+_BRIDGE_ADDRESS = "172.29.251.1/24"
+_STARTUP = 60.0
+
+
+class Engine:
+    """A Docker engine for tests, driven through its command line as a person would."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self._images: set[str] = set()
+
+    def docker(self, *arguments: str, stdin: bytes | None = None) -> str:
+        """Runs ``docker …`` against the engine; its output. Raises CalledProcessError."""
+        ran = subprocess.run(
+            ["docker", "-H", self.host, *arguments], input=stdin, capture_output=True, timeout=60, check=False
+        )
+        if ran.returncode != 0:
+            raise AssertionError(f"docker {' '.join(arguments)}: {ran.stderr.decode()}")
+        return ran.stdout.decode().strip()
+
+    def image(self, reference: str, *, says: str = "") -> str:
+        """An image of the static busybox under ``reference``; ``/www/index.html`` is ``says``."""
+        if reference not in self._images:
+            self.docker("import", "-", reference, stdin=_root_filesystem(says or reference))
+            self._images.add(reference)
+        return reference
+
+    def names(self, *, all: bool = True) -> set[str]:
+        """The names of the containers; only of running ones without ``all``."""
+        listing = self.docker("ps", *(["--all"] if all else []), "--format", "{{.Names}}")
+        return set(listing.split())
+
+    def inspect(self, container: str, format: str) -> str:
+        return self.docker("inspect", "--format", format, container)
+
+    def clear(self) -> None:
+        """Removes every container: each test begins with an empty engine."""
+        if ids := self.docker("ps", "--all", "--quiet").split():
+            self.docker("rm", "--force", "--volumes", *ids)
+
+
+@pytest.fixture(scope="session")
+def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine for the whole run. A missing dockerd fails the tests that need it."""
+    if host := os.environ.get("ORBIT_TEST_DOCKER_HOST"):
+        yield Engine(host)
+        return
+    for program in ("dockerd", "docker", "ip"):
+        if shutil.which(program) is None:
+            pytest.fail(f"{program} is missing: install Docker's engine and iproute2, or run make setup")
+    with _locked(LOCK), _bridge(), started_engine(tmp_path_factory.mktemp("dockerd")) as engine:
+        yield engine
+
+
+@pytest.fixture
+def engine(dockerd: Engine) -> Iterator[Engine]:
+    """The engine, emptied after the test (an existing engine of somebody else's loses nothing else)."""
+    before = set(dockerd.docker("ps", "--all", "--quiet").split())
+    yield dockerd
+    if left := set(dockerd.docker("ps", "--all", "--quiet").split()) - before:
+        dockerd.docker("rm", "--force", "--volumes", *left)
+
+
+@contextmanager
+def started_engine(directory: Path) -> Iterator[Engine]:
+    """A dockerd with all its state below ``directory``, on the tests' bridge; ended by its pid."""
+    socket = directory / "docker.sock"
+    with (directory / "log").open("wb") as log, dockerd_process(directory, log.fileno()) as process:
+        engine = Engine(f"unix://{socket}")
+        try:
+            _wait_until_it_answers(engine, process, directory / "log")
+            yield engine
+            ids = engine.docker("ps", "--all", "--quiet").split()
+            if ids:
+                engine.docker("rm", "--force", "--volumes", *ids)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+            _unmount_below(directory)
+
+
+@contextmanager
+def dockerd_process(directory: Path, log: int) -> Iterator[subprocess.Popen[bytes]]:
+    command = ["dockerd", "--data-root", str(directory / "data"), "--exec-root", str(directory / "exec")]
+    command += ["-H", f"unix://{directory / 'docker.sock'}", "-p", str(directory / "pid")]
+    command += ["--bridge", _BRIDGE]
+    with subprocess.Popen(command, stdout=log, stderr=log) as process:
+        yield process
+
+
+def _wait_until_it_answers(engine: Engine, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _STARTUP
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"dockerd ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+        try:
+            engine.docker("version")
+        except AssertionError:
+            time.sleep(0.1)
+        else:
+            return
+    pytest.fail(f"dockerd does not answer after {_STARTUP:g} s:\n{log.read_text()[-2000:]}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _bridge() -> Iterator[None]:
+    subprocess.run(["ip", "link", "del", _BRIDGE], capture_output=True, check=False)  # left by a killed run
+    subprocess.run(["ip", "link", "add", _BRIDGE, "type", "bridge"], check=True)
+    subprocess.run(["ip", "addr", "add", _BRIDGE_ADDRESS, "dev", _BRIDGE], check=True)
+    subprocess.run(["ip", "link", "set", _BRIDGE, "up"], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "del", _BRIDGE], check=True)
+
+
+def _unmount_below(directory: Path) -> None:
+    """Mounts of containers' namespaces that an engine leaves behind, deepest first."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for mount in sorted((one for one in mounts if one.startswith(f"{directory}/")), reverse=True):
+        subprocess.run(["umount", mount], capture_output=True, check=False)
+
+
+def _root_filesystem(page: str) -> bytes:
+    """A tar with busybox, its usual names, and a web page."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        _add(tar, "bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
+        _add(tar, "www/index.html", page.encode(), mode=0o644)
+        for name in ("sh", "httpd", "sleep", "true", "false", "cat", "nc"):
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(link)
+    return content.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes, *, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(data), mode
+    tar.addfile(entry, io.BytesIO(data))

@@ -132,6 +132,9 @@ class Board:
         """None until a configuration is known: nothing is then started, stopped or changed."""
         self.runs: Cell[tuple[Run, ...] | None] = Cell("runs", None)
         """What runs; None until the containers were looked at for the first time."""
+        self.unseen: Cell[frozenset[str]] = Cell("unseen", frozenset())
+        """Services whose containers cannot be seen now, because Docker is silent or their configuration
+        is held: that ``runs`` has none of them says nothing."""
         self.verdicts: Cell[Mapping[RunId, Verdict]] = Cell("verdicts", {})
         self.retiring: Cell[frozenset[RunId]] = Cell("retiring", frozenset())
         self.published: Cell[frozenset[RunId]] = Cell("published", frozenset())
