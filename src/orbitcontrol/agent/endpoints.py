@@ -61,12 +61,14 @@ class EndpointsLoop:
         self._session = ""
         """The session whose endpoints ``_published`` were read; "" when they must be read anew."""
         self._published: dict[Address, Published] = {}
+        self._seen: set[RunId] = set()
+        """The runs that were there since this daemon started, as far as they matter still."""
         self._saved: dict[str, RunId] = self._load()
 
     async def run(self) -> None:
         """Never returns."""
         board = self._board
-        for cell in (board.session, board.verdicts, board.retiring, board.runs, board.desired):
+        for cell in (board.session, board.verdicts, board.retiring, board.runs, board.unseen, board.desired):
             cell.subscribe(self._wake)
         await forever("endpoints", self._step, wake=self._wake, problems=board.problems)
 
@@ -79,15 +81,19 @@ class EndpointsLoop:
         runs, desired = self._board.runs.value, self._board.desired.value
         if runs is None or desired is None:
             return
+        self._seen |= {run.id for run in runs}
         actions = plan_endpoints(
             publisher=Publisher(self._machine.address, session.id, desired.machine.zone),
             runs=runs,
             verdicts=self._board.verdicts.value,
             retiring=self._board.retiring.value,
+            unseen=self._board.unseen.value,
+            seen=self._seen,
             published=self._published,
             new_id=self._new_id,
         )
         await self._apply(actions, session)
+        self._seen &= {run.id for run in runs} | self._board.published.value
 
     async def _observe(self, session: Session) -> None:
         """Reads what the lease really carries."""

@@ -62,15 +62,21 @@ def plan_endpoints(
     runs: Collection[Run],
     verdicts: Mapping[RunId, Verdict],
     retiring: Collection[RunId],
+    unseen: Collection[str],
+    seen: Collection[RunId],
     published: Mapping[Address, Published],
     new_id: Callable[[], str],
 ) -> tuple[Action, ...]:
-    """What to withdraw and what to publish, withdrawals first."""
+    """What to withdraw and what to publish, withdrawals first.
+
+    ``unseen`` names services whose containers cannot be seen now; of them only runs that were
+    ``seen`` earlier, and are gone, have ended. The others' endpoints stay as they are.
+    """
     wanted = _wanted(runs, verdicts, retiring)
     withdrawals = [
         Withdraw(address, _why_withdrawn(item.run, runs, verdicts, retiring))
         for address, item in sorted(published.items())
-        if address not in wanted
+        if address not in wanted and (address.service not in unseen or item.run in seen)
     ]
     publications = []
     for address, run in sorted(wanted.items()):

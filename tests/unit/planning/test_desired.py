@@ -1,0 +1,147 @@
+import msgspec
+import pytest
+
+from orbitcontrol.codec.configuration import parse_entries
+from orbitcontrol.model.configuration import Configuration, Desired, MachineIdentity
+from orbitcontrol.model.service import Binding, Container, DummyCheck, GlobalProperties, Service, TcpCheck
+from orbitcontrol.model.state import ConfigMeta, Deployment, Revisions
+from orbitcontrol.planning.desired import desired_of, zone_of
+from orbitcontrol.planning.overrides import overridden
+
+META = ConfigMeta(epoch="e", generation=7, imported_at="", imported_by="")
+WEB = {"Name": "web", "EndpointPort": 80, "Container": {"Config": {"Image": "registry:5000/web:1"}}}
+
+
+def desired(entries: dict[str, object], *tags: str, revisions: Revisions | None = None) -> Desired:
+    raw = {
+        entry: value if isinstance(value, bytes) else msgspec.json.encode(value)
+        for entry, value in entries.items()
+    }
+    machine = MachineIdentity(address="10.0.0.5", tags=tags)
+    return desired_of(machine, META, parse_entries(raw), revisions or Revisions())
+
+
+def deployment(revision: str | None, serial: int = 3) -> Deployment:
+    return Deployment(revision=revision, serial=serial, deployment_time="", user="")
+
+
+def test_a_machine_runs_what_its_tags_bind() -> None:
+    entries = {
+        "services/web": WEB,
+        "services/db": {"Name": "db"},
+        "tags/a/services/web": {},
+        "tags/b/services/db": {},
+    }
+    assert set(desired(entries, "a").services) == {"web"}
+    assert set(desired(entries, "a", "b").services) == {"web", "db"}
+    assert desired(entries).services == {}
+    assert set(desired(entries).known_services) == {"web", "db"}
+
+
+def test_overrides_replace_merge_and_add_as_documented() -> None:
+    service = Service(
+        name="web",
+        endpoint_port=80,
+        checks=(DummyCheck(),),
+        attributes={"a": "1", "b": "1"},
+        container=Container(
+            config={"Image": "web:1", "Env": ["A=1", "B=1"], "Hostname": "x"},
+            host_config={"Memory": 1, "Binds": ["/a"]},
+        ),
+    )
+    binding = Binding(
+        checks=(TcpCheck(host_port="h:1"),),
+        attributes={"b": "2"},
+        container=Container(config={"Env": ["B=2", "C=2"], "Hostname": "y"}, host_config={"Binds": ["/b"]}),
+    )
+    merged = overridden(service, [binding])
+    assert merged.endpoint_port == 80
+    assert merged.checks == (TcpCheck(host_port="h:1"),)
+    assert merged.attributes == {"a": "1", "b": "2"}
+    assert merged.container == Container(
+        config={"Image": "web:1", "Env": ["A=1", "B=2", "C=2"], "Hostname": "y"},
+        host_config={"Memory": 1, "Binds": ["/b"]},
+    )
+    assert overridden(service, [Binding(endpoint_port=81)]).endpoint_port == 81
+
+
+def test_the_last_of_the_machines_tags_wins() -> None:
+    entries = {
+        "services/web": WEB,
+        "tags/a/services/web": {"EndpointPort": 81},
+        "tags/b/services/web": {"EndpointPort": 82},
+    }
+    assert desired(entries, "a", "b").services["web"].service.endpoint_port == 82
+    assert desired(entries, "b", "a").services["web"].service.endpoint_port == 81
+
+
+@pytest.mark.parametrize(
+    ("revisions", "image", "source"),
+    [
+        (Revisions(), "registry:5000/web:1", "image"),
+        (Revisions(service_wide={"web": deployment("R2")}), "registry:5000/web:R2", "service"),
+        (Revisions(service_wide={"web": deployment(None)}), "registry:5000/web:1", "image"),
+        (
+            Revisions(service_wide={"web": deployment("R2")}, of_machine={"web": deployment("R3")}),
+            "registry:5000/web:R3",
+            "machine",
+        ),
+    ],
+)
+def test_the_image_runs_in_the_revision_that_is_set_nearest(
+    revisions: Revisions, image: str, source: str
+) -> None:
+    web = desired({"services/web": WEB, "tags/a/services/web": {}}, "a", revisions=revisions).services["web"]
+    assert web.service.image == image
+    assert web.revision_source == source
+
+
+@pytest.mark.parametrize(
+    ("entries", "revisions", "words"),
+    [
+        ({"services/web": b"not json", "tags/a/services/web": {}}, Revisions(), "config/services/web"),
+        ({"services/web": {"Name": "other"}, "tags/a/services/web": {}}, Revisions(), "its Name is 'other'"),
+        ({"services/web": WEB, "tags/a/services/web": b"{"}, Revisions(), "config/tags/a/services/web"),
+        ({"tags/a/services/web": {}}, Revisions(), "missing in the store"),
+        ({"services/web": WEB, "tags/a/services/web": {}}, Revisions(broken={"web": "bad"}), "bad"),
+    ],
+)
+def test_a_service_that_cannot_be_understood_is_held_and_named(
+    entries: dict[str, object], revisions: Revisions, words: str
+) -> None:
+    result = desired(
+        entries | {"services/db": {"Name": "db"}, "tags/a/services/db": {}}, "a", revisions=revisions
+    )
+    assert result.held == {"web"}
+    assert set(result.services) == {"db"}
+    [problem] = result.problems
+    assert problem.subject == "service web"
+    assert words in problem.reason
+
+
+def test_two_templates_on_one_machine_hold_the_proxy_and_say_so() -> None:
+    template = {"Content": "global"}
+    entries: dict[str, object] = {"tags/a/haproxy_config": template, "tags/b/haproxy_config": template}
+    both = desired(entries, "a", "b")
+    assert both.proxy is None
+    assert both.proxy_held
+    assert "a and b" in both.problems[0].reason
+    one = desired(entries, "b")
+    assert one.proxy is not None
+    assert one.proxy.tag == "b"
+    assert not one.proxy_held
+
+
+def test_an_unreadable_template_holds_the_proxy() -> None:
+    result = desired({"tags/a/haproxy_config": b"x"}, "a")
+    assert result.proxy_held
+    assert result.proxy is None
+
+
+def test_the_zone_is_that_of_the_network_that_holds_the_address() -> None:
+    zones = {"eu-1a": ("10.0.0.0/24", "broken"), "eu-1b": ("10.0.1.0/24", "fd00::/8")}
+    configuration = Configuration(global_properties=GlobalProperties(availability_zones=zones))
+    assert zone_of(configuration, "10.0.0.5") == "eu-1a"
+    assert zone_of(configuration, "fd00::1") == "eu-1b"
+    assert zone_of(configuration, "192.168.0.1") == ""
+    assert zone_of(configuration, "host.example") == ""

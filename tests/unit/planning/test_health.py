@@ -1,0 +1,90 @@
+from typing import Literal
+
+import pytest
+
+from orbitcontrol.model.durations import Duration
+from orbitcontrol.model.runs import ProbeResult
+from orbitcontrol.model.service import Check, DummyCheck, ExecCheck, HttpCheck, TcpCheck
+from orbitcontrol.planning.health import CheckState, addressed, after_result, pause_after, verdict_of
+
+PASS = ProbeResult(passed=True)
+FAIL = ProbeResult(passed=False, detail="refused")
+
+
+def states(check: Check, answers: str, *, age: float = 100, start: CheckState | None = None) -> CheckState:
+    state = start or CheckState()
+    for answer in answers:
+        state = after_result(state, check, PASS if answer == "+" else FAIL, age=age)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("answers", "rise", "fall", "decided"),
+    [
+        ("", 1, 2, None),
+        ("+", 1, 2, "up"),
+        ("-", 1, 2, None),
+        ("--", 1, 2, "down"),
+        ("+-", 1, 2, "up"),
+        ("+--", 1, 2, "down"),
+        ("+-+-+-", 1, 2, "up"),
+        ("++", 3, 2, None),
+        ("++-++", 3, 2, None),
+        ("++-+++", 3, 2, "up"),
+        ("--+", 2, 2, "down"),
+        ("--++", 2, 2, "up"),
+    ],
+)
+def test_rise_passes_in_a_row_make_it_up_and_fall_failures_in_a_row_make_it_down(
+    answers: str, rise: int, fall: int, decided: Literal["up", "down"] | None
+) -> None:
+    assert states(DummyCheck(rise=rise, fall=fall), answers).decided == decided
+
+
+def test_failures_in_the_start_period_do_not_count_until_the_first_pass() -> None:
+    check = DummyCheck(fall=2, start_period=Duration(30))
+    assert states(check, "-----", age=10).decided is None
+    assert states(check, "--", age=31).decided == "down"
+    assert states(check, "+--", age=10).decided == "down"
+
+
+def test_a_failure_in_the_start_period_still_breaks_a_row_of_passes() -> None:
+    check = DummyCheck(rise=2, start_period=Duration(30))
+    assert states(check, "+-+", age=10).decided is None
+
+
+def test_a_resumed_check_is_up_until_it_fails_often_enough() -> None:
+    check = DummyCheck(fall=2)
+    assert states(check, "-", start=CheckState.resumed()).decided == "up"
+    assert states(check, "--", start=CheckState.resumed()).decided == "down"
+
+
+def test_a_new_run_is_asked_at_growing_pauses_until_its_first_pass_then_at_its_interval() -> None:
+    check = DummyCheck(interval=Duration(2))
+    waiting = CheckState()
+    pauses = [pause_after(waiting, check, asked=asked) for asked in range(1, 8)]
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2, 2])
+    assert pause_after(states(check, "+"), check, asked=1) == 2
+    assert pause_after(states(check, "+-"), check, asked=2) == 2
+
+
+def test_all_checks_of_a_run_count() -> None:
+    up, down, open_ = CheckState(decided="up"), CheckState(decided="down", detail="refused"), CheckState()
+    assert verdict_of([]).up
+    assert verdict_of([up, up]).up
+    assert not verdict_of([up, open_]).up
+    assert not verdict_of([up, open_]).judged
+    mixed = verdict_of([up, down, open_])
+    assert (mixed.up, mixed.judged, mixed.reason) == (False, True, "refused")
+
+
+def test_the_endpoints_address_is_filled_into_a_check() -> None:
+    http = addressed(HttpCheck(url="http://${ENDPOINT_HOST}:${ENDPOINT_PORT}/"), host="10.0.0.5", port=20001)
+    assert isinstance(http, HttpCheck)
+    assert http.url == "http://10.0.0.5:20001/"
+    tcp = addressed(TcpCheck(host_port="${ENDPOINT_HOST}:${ENDPOINT_PORT}"), host="fd00::5", port=80)
+    assert isinstance(tcp, TcpCheck)
+    assert tcp.host_port == "[fd00::5]:80"
+    command = addressed(ExecCheck(command=["nc", "${ENDPOINT_PORT}"]), host="h", port=1)
+    assert isinstance(command, ExecCheck)
+    assert command.command == ["nc", "1"]
