@@ -7,10 +7,11 @@ when there are no problems.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from orbitcontrol.codec import entries as codec
 from orbitcontrol.codec.configuration import parse_entries
@@ -39,10 +40,15 @@ _ROOM_FOR_KEY = 1024
 
 
 class LoadedTree(Struct, frozen=True, kw_only=True):
-    """A tree as it was read: ``entries`` by key below ``config/``, their meaning, and what was found."""
+    """A tree as it was read: ``entries`` by key below ``config/``, their meaning, and what was found.
+
+    ``service_names`` are all services that have a file, sound or not. ``findings`` have the problems
+    first, each kind by file.
+    """
 
     entries: dict[str, bytes]
     configuration: Configuration
+    service_names: frozenset[str] = frozenset()
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -52,6 +58,10 @@ class LoadedTree(Struct, frozen=True, kw_only=True):
     @property
     def warnings(self) -> tuple[Finding, ...]:
         return warnings_of(self.findings)
+
+    def with_findings(self, more: Iterable[Finding]) -> LoadedTree:
+        """The same tree with what somebody else found in it."""
+        return structs.replace(self, findings=_sorted([*self.findings, *more]))
 
     def require_sound(self) -> None:
         """Raises ``TreeError`` with every problem when there is one."""
@@ -73,8 +83,15 @@ def load(directory: Path, *, allow_unknown: bool = False, largest: int = ETCD_LI
     return LoadedTree(
         entries=dict(sorted(loader.entries.items())),
         configuration=parsed.configuration,
-        findings=tuple(sorted(findings, key=lambda finding: (not finding.is_problem, finding.file))),
+        service_names=frozenset(
+            key.removeprefix("services/") for key in loader.present if key.startswith("services/")
+        ),
+        findings=_sorted(findings),
     )
+
+
+def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: (not finding.is_problem, finding.file)))
 
 
 def _require_tree(directory: Path) -> None:
