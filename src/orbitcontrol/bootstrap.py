@@ -1,1 +1,153 @@
 """The only place that knows every layer: settings to adapters to loops."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from orbitcontrol import __version__
+from orbitcontrol.agent.board import Board
+from orbitcontrol.agent.configuration import ConfigurationLoop
+from orbitcontrol.agent.containers import ContainersLoop
+from orbitcontrol.agent.containers_ports import PortLedgerFile
+from orbitcontrol.agent.endpoints import EndpointsLoop
+from orbitcontrol.agent.health import HealthLoop
+from orbitcontrol.agent.membership import Membership
+from orbitcontrol.agent.record import RecordLoop
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.docker.runtime import DockerRuntime
+from orbitcontrol.errors import OrbitError
+from orbitcontrol.log import Log
+from orbitcontrol.model.configuration import MachineIdentity
+from orbitcontrol.model.service import DummyCheck, HttpCheck, TcpCheck
+from orbitcontrol.planning.ports import PortRange
+from orbitcontrol.ports import Prober, Store
+from orbitcontrol.probes.dummy import DummyProber
+from orbitcontrol.probes.http import HttpProber
+from orbitcontrol.probes.tcp import TcpProber
+from orbitcontrol.statedir import StateDirectory
+from orbitcontrol.web.daemon import serve
+
+_log = Log(__name__)
+
+
+class Loop(Protocol):
+    """What runs for as long as the daemon does."""
+
+    async def run(self) -> None: ...
+
+
+class DaemonSettings(Struct, frozen=True, kw_only=True):
+    """Everything that a daemon is told. ``lease_ttl`` is in seconds."""
+
+    machine: MachineIdentity
+    keys: Keys
+    state_dir: Path
+    listen_host: str
+    listen_port: int
+    port_range: PortRange
+    lease_ttl: float
+    docker_host: str | None
+
+
+def run_daemon(settings: DaemonSettings, open_store: Callable[[], Store]) -> None:
+    """Runs the daemon until SIGTERM or SIGINT; containers, HAProxy and the lease are left as they are.
+
+    Raises ``OrbitError`` when the daemon cannot run here: the state directory or the address is
+    another's, or the address to listen on is taken.
+    """
+    state = StateDirectory(settings.state_dir)
+    try:
+        asyncio.run(_until_told_to_end(settings, state, open_store))
+    finally:
+        state.close()
+
+
+async def _until_told_to_end(
+    settings: DaemonSettings, state: StateDirectory, open_store: Callable[[], Store]
+) -> None:
+    daemon = asyncio.create_task(_daemon(settings, state, open_store()), name="daemon")
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, daemon.cancel)
+    try:
+        await daemon
+    except asyncio.CancelledError:
+        _log.info("daemon ends", reason="asked to; containers and HAProxy go on")
+    except BaseExceptionGroup as group:
+        raise _first_cause(group) from group
+
+
+async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store) -> None:
+    """Assembles the loops around one board and runs them side by side."""
+    board = Board()
+    runtime = DockerRuntime(settings.docker_host)
+    probers: dict[type, Prober] = {
+        HttpCheck: HttpProber(),
+        TcpCheck: TcpProber(),
+        DummyCheck: DummyProber(),
+    }
+    machine, keys = settings.machine, settings.keys
+    listen = f"{settings.listen_host}:{settings.listen_port}"
+    record = RecordLoop(board=board, store=store, keys=keys, machine=machine, check=listen)
+    loops: dict[str, Loop] = {
+        "membership": Membership(
+            board=board,
+            store=store,
+            keys=keys,
+            address=machine.address,
+            ttl=settings.lease_ttl,
+            files=state,
+            new_id=_new_id,
+        ),
+        "configuration": ConfigurationLoop(board=board, store=store, keys=keys, machine=machine),
+        "containers": ContainersLoop(
+            board=board,
+            runtime=runtime,
+            port_range=settings.port_range,
+            ledger=PortLedgerFile(state.path / "ports.json"),
+        ),
+        "health": HealthLoop(board=board, probers=probers),
+        "endpoints": EndpointsLoop(
+            board=board, store=store, keys=keys, machine=machine, files=state, new_id=_new_id
+        ),
+        "record": record,
+    }
+    try:
+        async with (
+            serve(
+                settings.listen_host,
+                settings.listen_port,
+                session=lambda: board.session.value.id if board.session.value else "",
+                status=record.current,
+            ),
+            asyncio.TaskGroup() as group,
+        ):
+            _log.info("daemon starts", version=__version__, address=machine.address, store=store.address)
+            for name, loop in loops.items():
+                group.create_task(loop.run(), name=name)
+    finally:
+        for prober in probers.values():
+            await prober.close()
+        await runtime.close()
+        await store.close()
+
+
+def _new_id() -> str:
+    """Random, and short enough to be read aloud."""
+    return secrets.token_hex(8)
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended the daemon: a person's first, whatever else it brought down."""
+    known = group.subgroup(OrbitError)
+    error: BaseException = known or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

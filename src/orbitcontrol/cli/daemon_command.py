@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 import click
 
@@ -14,6 +13,7 @@ from orbitcontrol.errors import UsageError
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.service import NAME_PATTERN
+from orbitcontrol.planning.ports import PortRange
 
 
 @click.command(cls=OrbitCommand)
@@ -38,10 +38,10 @@ from orbitcontrol.model.service import NAME_PATTERN
 @option("--haproxy-socket", metavar="GLOB", help="runtime sockets of an HAProxy that others run")
 @option("--haproxy-master-socket", metavar="FILE", help="master socket of an HAProxy that others run")
 @click.pass_obj
-def daemon(context: CommandContext, **options: str) -> int:
+def daemon(context: CommandContext, /, **options: str) -> int:
     """Run this machine's agent until SIGTERM; containers and HAProxy go on without it."""
     from orbitcontrol import log  # noqa: PLC0415 -- only the daemon logs
-    from orbitcontrol.bootstrap import DaemonSettings, HAProxySettings, run_daemon  # noqa: PLC0415 -- many libraries
+    from orbitcontrol.bootstrap import DaemonSettings, run_daemon  # noqa: PLC0415 -- many libraries
 
     log.configure(format=context.log_format, debug=context.debug)
     address = options["machine_address"]
@@ -59,15 +59,6 @@ def daemon(context: CommandContext, **options: str) -> int:
         state_dir=context.state_dir,
         keys=context.keys,
         docker_host=options["docker_host"] or os.environ.get("DOCKER_HOST"),
-        haproxy=HAProxySettings(
-            config_path=Path(options["haproxy_config_path"]).absolute(),
-            config_name=options["haproxy_config_name"],
-            binary=options["haproxy_binary"],
-            managed=bool(options["haproxy_managed"]),
-            reload_command=options["haproxy_reload_command"],
-            socket=options["haproxy_socket"],
-            master_socket=options["haproxy_master_socket"],
-        ),
     )
     run_daemon(settings, context.open_store)
     return 0
@@ -88,11 +79,11 @@ def _host_port(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _range(text: str) -> range:
+def _range(text: str) -> PortRange:
     first, _, last = text.partition("-")
     if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
         raise UsageError(f"--port-range: {text!r} is not a range of ports like 20000-29999")
-    return range(int(first), int(last) + 1)
+    return PortRange(int(first), int(last))
 
 
 def _seconds(text: str) -> float:

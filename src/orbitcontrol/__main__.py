@@ -1,0 +1,5 @@
+"""``python -m orbitcontrol`` is ``orbitctl``."""
+
+from orbitcontrol.cli import main
+
+main()
