@@ -23,11 +23,11 @@ import pytest
 
 LOCK = Path("/tmp/orbit-test-dockerd.lock")
 BUSYBOX = Path("/bin/busybox")
-LABEL = "orbit-test"
 
 _BRIDGE = "orbit-test0"
 _BRIDGE_ADDRESS = "172.29.251.1/24"
 _STARTUP = 60.0
+_TEST_TIMEOUT = 900
 
 
 class Engine:
@@ -61,10 +61,12 @@ class Engine:
     def inspect(self, container: str, format: str) -> str:
         return self.docker("inspect", "--format", format, container)
 
-    def clear(self) -> None:
-        """Removes every container: each test begins with an empty engine."""
-        if ids := self.docker("ps", "--all", "--quiet").split():
-            self.docker("rm", "--force", "--volumes", *ids)
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test that needs the engine may wait for other runs: that is not its own slowness."""
+    for item in items:
+        if "dockerd" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_TEST_TIMEOUT))
 
 
 @pytest.fixture(scope="session")
@@ -92,28 +94,20 @@ def engine(dockerd: Engine) -> Iterator[Engine]:
 @contextmanager
 def started_engine(directory: Path) -> Iterator[Engine]:
     """A dockerd with all its state below ``directory``, on the tests' bridge; ended by its pid."""
-    socket = directory / "docker.sock"
-    with (directory / "log").open("wb") as log, dockerd_process(directory, log.fileno()) as process:
-        engine = Engine(f"unix://{socket}")
+    host = f"unix://{directory / 'docker.sock'}"
+    command = ["dockerd", "-H", host, "-p", str(directory / "pid"), "--bridge", _BRIDGE]
+    command += ["--data-root", str(directory / "data"), "--exec-root", str(directory / "exec")]
+    with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        engine = Engine(host)
         try:
             _wait_until_it_answers(engine, process, directory / "log")
             yield engine
-            ids = engine.docker("ps", "--all", "--quiet").split()
-            if ids:
+            if ids := engine.docker("ps", "--all", "--quiet").split():
                 engine.docker("rm", "--force", "--volumes", *ids)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
             _unmount_below(directory)
-
-
-@contextmanager
-def dockerd_process(directory: Path, log: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = ["dockerd", "--data-root", str(directory / "data"), "--exec-root", str(directory / "exec")]
-    command += ["-H", f"unix://{directory / 'docker.sock'}", "-p", str(directory / "pid")]
-    command += ["--bridge", _BRIDGE]
-    with subprocess.Popen(command, stdout=log, stderr=log) as process:
-        yield process
 
 
 def _wait_until_it_answers(engine: Engine, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -78,6 +78,11 @@ class OwnContainer(Struct, frozen=True, kw_only=True):
         return self.container.state in _ALIVE
 
     @property
+    def ended(self) -> bool:
+        """True when it ran and does not any more."""
+        return self.container.state in {"exited", "dead"}
+
+    @property
     def run_id(self) -> RunId:
         return RunId(self.key.service, self.key.instance, self.container.id, self.container.started_at)
 

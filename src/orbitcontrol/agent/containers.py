@@ -1,0 +1,248 @@
+"""The containers of one machine: Docker's events, the board and a slow tick wake one small step.
+
+A step looks at all containers, plans, tells the others what runs, and begins the planned actions
+as tasks of their own, one for each instance at most; it waits for none of them, so an image that
+cannot be pulled or a container that does not stop delays nobody else.
+
+What is not known changes nothing. Without a configuration nothing is planned; while Docker does not
+answer, the runs stay as they were. Only a container that was seen to end ends its run: Docker's
+event does so at once, before the next look, so that its endpoint is withdrawn without delay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection, Iterable
+
+from orbitcontrol.agent.board import Board, Wake
+from orbitcontrol.agent.containers_actions import WITHDRAWAL_TIMEOUT, ContainerActions
+from orbitcontrol.agent.containers_images import Images
+from orbitcontrol.agent.containers_ports import PortLedger, PortPicker
+from orbitcontrol.agent.containers_report import (
+    Sight,
+    container_runs,
+    instance_reports,
+    problems,
+    process_reports,
+    service_runs,
+    unseen_runs,
+)
+from orbitcontrol.agent.containers_work import ContainerWork
+from orbitcontrol.agent.loop import TICK, forever
+from orbitcontrol.errors import DockerUnreachable, OrbitError
+from orbitcontrol.log import Log
+from orbitcontrol.model.configuration import Desired, EffectiveService
+from orbitcontrol.model.containers import ContainerEvent, ObservedContainer
+from orbitcontrol.model.runs import Run
+from orbitcontrol.planning.containers import (
+    InstanceKey,
+    OwnContainer,
+    Situation,
+    alive_by_instance,
+    own_containers,
+    plan_containers,
+    wanted_containers,
+)
+from orbitcontrol.planning.ports import PortRange
+from orbitcontrol.ports import ContainerRuntime
+
+_log = Log(__name__)
+
+_OWNER = "containers"
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 5.0
+
+
+class ContainersLoop:
+    """Keeps the containers of this machine as they are wanted.
+
+    ``replacement_pause`` is the time in seconds between the withdrawal of an endpoint and the stop
+    of its container, for load balancers to follow. ``withdrawal_timeout`` bounds the wait for the
+    withdrawal itself: after it the container goes on serving, and it is tried again later.
+    """
+
+    def __init__(
+        self,
+        *,
+        board: Board,
+        runtime: ContainerRuntime,
+        port_range: PortRange,
+        ledger: PortLedger,
+        replacement_pause: float = 1.0,
+        withdrawal_timeout: float = WITHDRAWAL_TIMEOUT,
+        tick: float = TICK,
+    ) -> None:
+        self._board = board
+        self._runtime = runtime
+        self._tick = tick
+        self._wake = Wake()
+        self._ports = PortPicker(port_range, ledger)
+        self._work = ContainerWork(
+            board=board,
+            actions=ContainerActions(
+                runtime,
+                board,
+                self._ports,
+                replacement_pause=replacement_pause,
+                withdrawal_timeout=withdrawal_timeout,
+            ),
+            images=Images(runtime, wake=self._wake),
+            wake=self._wake,
+        )
+        self._died: set[str] = set()  # ids whose end Docker announced since the last look began
+        self._effective: dict[str, EffectiveService] = {}
+        self._ran: set[str] = set()  # services that had a run in the life of this daemon
+        self._looked = False
+        self._silence = ""
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Works until it is cancelled, and then leaves the containers as they are. Never returns."""
+        for cell in (self._board.desired, self._board.verdicts, self._board.published):
+            cell.subscribe(self._wake)
+        async with asyncio.TaskGroup() as group:
+            self._work.group = group
+            group.create_task(self._follow_events(), name="docker events")
+            await forever(_OWNER, self._step, wake=self._wake, problems=self._board.problems, tick=self._tick)
+
+    async def _step(self, _: frozenset[str]) -> None:
+        desired = self._board.desired.value
+        if desired is None:
+            return
+        try:
+            await self._look_and_act(desired)
+        except DockerUnreachable as error:
+            self._without_docker(desired, str(error))
+
+    async def _look_and_act(self, desired: Desired) -> None:
+        busy = set(self._work.busy)  # from before the look: what ends meanwhile is not in what is seen
+        self._died.clear()
+        observed = await self._runtime.containers()
+        self._looked, self._silence = True, ""
+        wanted = {one.key: one for one in wanted_containers(desired)}
+        own = own_containers(observed, address=desired.machine.address)
+        busy |= {one.key for one in own if one.container.id in self._died}  # the next look knows more
+        alive = alive_by_instance(own, wanted)
+        self._tell_runs(desired, alive.values())
+        self._ports.observe(_ports_in_use(desired, observed, own))
+        self._work.account(own, wanted=wanted, alive=alive, busy=busy)
+        plan = plan_containers(wanted.values(), self._situation(desired, observed, busy))
+        sight = Sight(
+            desired=desired,
+            wanted=wanted,
+            alive=alive,
+            plan=plan,
+            images=await self._work.begin(plan),
+            busy=self._work.busy,
+            stops=self._work.stops,
+            ended={one.key for one in own if one.ended},
+            verdicts=self._board.verdicts.value,
+        )
+        self._board.instances.set(instance_reports(sight))
+        self._board.problems.report(_OWNER, problems(sight))
+        self._set_alarm(self._work.next_attempt(plan.waiting.values()))
+
+    def _situation(
+        self, desired: Desired, observed: tuple[ObservedContainer, ...], busy: Collection[InstanceKey]
+    ) -> Situation:
+        return Situation(
+            address=desired.machine.address,
+            observed=observed,
+            held=desired.held,
+            verdicts=self._board.verdicts.value,
+            published=self._board.published.value,
+            busy=busy,
+            starts=self._work.starts,
+            stops=self._work.stops,
+            now=asyncio.get_running_loop().time(),
+        )
+
+    def _tell_runs(self, desired: Desired, alive: Collection[OwnContainer]) -> None:
+        """Publishes what runs. A container that nothing wants any more keeps the service it was run as."""
+        running = {one.key.service for one in alive}
+        known = {name: effective for name, effective in self._effective.items() if name in running}
+        wanted = {
+            name: effective
+            for name, effective in desired.services.items()
+            if effective.service.container is not None
+        }
+        self._effective = known | wanted
+        living = [one for one in alive if one.container.id not in self._died]
+        self._set_runs(
+            [
+                *service_runs(desired, self._runs_before()),
+                *container_runs(living, self._effective, address=desired.machine.address),
+            ],
+            unseen=desired.held - self._ran,
+        )
+
+    def _without_docker(self, desired: Desired, reason: str) -> None:
+        """Docker is silent: what was seen before still counts, and all else goes on."""
+        containers = {name for name, one in desired.services.items() if one.service.container is not None}
+        before = self._runs_before()
+        self._set_runs(
+            [*service_runs(desired, before), *unseen_runs(desired, before)],
+            unseen=(desired.held | (frozenset() if self._looked else containers)) - self._ran,
+        )
+        seen = [report for report in self._board.instances.value if report.service in containers]
+        reports = [*seen, *process_reports(desired, self._board.verdicts.value)]
+        self._board.instances.set(tuple(sorted(reports, key=lambda one: (one.service, one.instance))))
+        if containers and reason != self._silence:
+            _log.warning("containers are left as they are", reason=reason)
+        self._silence = reason
+        self._board.problems.report(_OWNER, {"docker": reason} if containers else {})
+        self._set_alarm(asyncio.get_running_loop().time() + _LONGEST_PAUSE)
+
+    def _set_runs(self, runs: Iterable[Run], *, unseen: frozenset[str]) -> None:
+        found = tuple(sorted(runs, key=lambda run: run.id))
+        self._ran |= {run.id.service for run in found}
+        self._board.unseen.set(unseen)
+        self._board.runs.set(found)
+
+    def _runs_before(self) -> tuple[Run, ...]:
+        return self._board.runs.value or ()
+
+    async def _follow_events(self) -> None:
+        """Listens to Docker for ever; after each new beginning everything is looked at again."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with self._runtime.events() as events:
+                    self._wake.ring("listening to docker")
+                    pause = _FIRST_PAUSE
+                    async for event in events:
+                        self._notice(event)
+            except OrbitError as error:
+                _log.debug("not listening to docker", reason=error)
+            self._wake.ring("not listening to docker")
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _notice(self, event: ContainerEvent) -> None:
+        """A container that died has no run from this moment on; all else is seen by the next look."""
+        if event.action == "start":
+            self._died.discard(event.id)
+        elif event.action == "die":
+            self._died.add(event.id)
+            runs = self._board.runs.value
+            if runs is not None and any(run.id.container_id == event.id for run in runs):
+                _log.info("container ended", container=event.name, reason="docker says so")
+                self._board.runs.set(tuple(run for run in runs if run.id.container_id != event.id))
+        self._wake.ring(f"docker {event.action}")
+
+    def _set_alarm(self, at: float | None) -> None:
+        """Rings again when the next backoff ends."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        loop = asyncio.get_running_loop()
+        self._alarm = None if at is None else loop.call_at(at, self._wake.ring, "backoff ended")
+
+
+def _ports_in_use(
+    desired: Desired, observed: Iterable[ObservedContainer], own: Iterable[OwnContainer]
+) -> set[int]:
+    """Published by any container, remembered by one of ours, or fixed for a service."""
+    published = {port for container in observed for port in container.ports.values()}
+    fixed = {effective.service.endpoint_port for effective in desired.services.values()}
+    return (published | {one.port for one in own} | fixed) - {0}

@@ -1,0 +1,117 @@
+"""How a container is started, and the one way in which a serving one is stopped.
+
+A container may be stopped only when nobody is sent to it any more: its run is put on the board's
+``retiring``, the endpoints loop withdraws it, and only when it is no longer among the published,
+plus a pause for the load balancers to follow, the container is asked to end. When the withdrawal
+does not happen (the store cannot be reached), the container goes on serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from orbitcontrol.agent.board import Board
+from orbitcontrol.agent.containers_ports import PortPicker
+from orbitcontrol.errors import DockerError, OrbitError, PortTaken
+from orbitcontrol.log import Log
+from orbitcontrol.model.containers import ObservedContainer
+from orbitcontrol.model.runs import RunId
+from orbitcontrol.planning.containers import OwnContainer, WantedContainer, container_spec
+from orbitcontrol.ports import ContainerRuntime
+
+WITHDRAWAL_TIMEOUT = 30.0
+"""Seconds that the endpoints loop has to withdraw a run before its stop is given up for now."""
+
+_PORT_ATTEMPTS = 10
+
+_log = Log(__name__)
+
+
+class ContainerActions:
+    """Starts and stops containers of one engine."""
+
+    def __init__(
+        self,
+        runtime: ContainerRuntime,
+        board: Board,
+        ports: PortPicker,
+        *,
+        replacement_pause: float,
+        withdrawal_timeout: float,
+    ) -> None:
+        self._runtime = runtime
+        self._board = board
+        self._ports = ports
+        self._pause = replacement_pause
+        self._withdrawal_timeout = withdrawal_timeout
+
+    async def start(self, wanted: WantedContainer, ended: tuple[ObservedContainer, ...]) -> None:
+        """Removes what ended, then creates and starts what is wanted. Raises DockerError."""
+        for container in ended:
+            await self._runtime.remove(container.id)
+        if wanted.port is not None:
+            await self._create_and_start(wanted, wanted.port)
+            return
+        try:
+            await self._start_on_picked_port(wanted)
+        finally:
+            self._ports.release(wanted.key)
+
+    async def stop(self, own: OwnContainer, *, grace: float) -> None:
+        """Withdraws, stops and removes. Raises OrbitError, and then the container is as it was before."""
+        run = own.run_id
+        try:
+            if own.alive:
+                await self._withdraw(run)
+                await self._runtime.stop(own.container.id, grace=grace)
+            await self._runtime.remove(own.container.id)
+        finally:
+            self._board.retiring.set(self._board.retiring.value - {run})
+
+    async def _start_on_picked_port(self, wanted: WantedContainer) -> None:
+        """Tries one port after the other: a stranger on the machine may hold some of the range."""
+        for _ in range(_PORT_ATTEMPTS):
+            port = self._ports.pick(wanted.key)
+            try:
+                await self._create_and_start(wanted, port)
+            except PortTaken as error:
+                _log.info("picked port is taken, trying another", container=wanted.name, reason=error)
+            else:
+                return
+        raise PortTaken(
+            f"{wanted.name}: {_PORT_ATTEMPTS} ports in a row were taken by something else on this machine: "
+            "give the daemon a --port-range of its own"
+        )
+
+    async def _create_and_start(self, wanted: WantedContainer, port: int) -> None:
+        container_id = await self._runtime.create(container_spec(wanted, port=port))
+        try:
+            await self._runtime.start(container_id)
+        except DockerError:
+            with suppress(DockerError):
+                await self._runtime.remove(container_id)
+            raise
+
+    async def _withdraw(self, run: RunId) -> None:
+        """Returns when nobody is sent to the run any more. Raises OrbitError when that does not happen."""
+        board = self._board
+        serves = _is_up(board, run) or run in board.published.value
+        board.retiring.set(board.retiring.value | {run})
+        await self._until_unpublished(run)
+        if serves:
+            await asyncio.sleep(self._pause)
+            await self._until_unpublished(run)  # a publication may have been under way when it began
+
+    async def _until_unpublished(self, run: RunId) -> None:
+        timeout = self._withdrawal_timeout
+        if not await self._board.published.wait_for(lambda published: run not in published, timeout=timeout):
+            raise OrbitError(
+                f"its endpoint was not withdrawn within {timeout:g} s, so it goes on serving: "
+                "is the store reachable?"
+            )
+
+
+def _is_up(board: Board, run: RunId) -> bool:
+    verdict = board.verdicts.value.get(run)
+    return verdict is not None and verdict.up
