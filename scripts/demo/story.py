@@ -167,9 +167,8 @@ class Story:
             if said and said.container not in known:
                 took = time.monotonic() - killed
                 show.line(f"Back after {took:.2f} s, as container {said.container}.")
-                show.line(
-                    f"{asked} requests were made meanwhile, {failed} failed: the other instance took them."
-                )
+                lost = f"{failed} failed" if failed else "none failed: the other instance took them"
+                show.line(f"{asked} requests were made meanwhile, {lost}.")
                 break
         else:
             raise Failed(f"nothing replaced {name} within 30 s")
