@@ -79,7 +79,7 @@ def _run(stack: ExitStack, *, once: bool) -> int:
     finally:
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        show.heading("Cleaning up: daemon, HAProxy, containers, Docker engine, temporary directory")
+        show.heading("Cleaning up")
     return 0
 
 

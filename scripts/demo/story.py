@@ -28,6 +28,9 @@ _PROXY, _CLOCK, _CHECK = 8080, 8081, 1500
 _PORTS = {_PROXY: "HAProxy", _CLOCK: "the example's clock", _CHECK: "the daemon's /check"}
 _ANSWER = re.compile(r"web: revision (?P<revision>\S+), container (?P<container>\S+)")
 _IMAGE = "quickstart-web"
+_NAMES = ("web-1", "web-2")
+_ADDRESS = "127.0.0.1"
+_MACHINE_LABEL = "orbitcontrol.machine"
 _SETTLED = 6
 """So many answers in a row decide what HAProxy serves: it takes its servers in turns."""
 
@@ -59,11 +62,11 @@ class Story:
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        if self._containers():
+        if there := self._containers():
             raise Failed(
-                f"the Docker engine at {self._docker_host} has containers of {_IMAGE} already: "
-                f"{', '.join(self._containers())}; is another demo running? "
-                "Otherwise remove them first, with docker rm --force"
+                f"the Docker engine at {self._docker_host} has containers that the demo's daemon would take "
+                f"for its own: {', '.join(there)}. End the other demo, or the Orbit that runs them; "
+                "what nobody needs any more goes with `docker rm --force`"
             )
         return self
 
@@ -124,7 +127,7 @@ class Story:
         )
         at = self._directory
         command = [
-            *("orbitctl", "daemon", "--machine-address", "127.0.0.1", "--machine-tags", "app,lb"),
+            *("orbitctl", "daemon", "--machine-address", _ADDRESS, "--machine-tags", "app,lb"),
             *("--haproxy-managed", "--haproxy-config-path", f"{at}/haproxy"),
             *("--state-dir", f"{at}/state", "--docker-host", self._docker_host),
         ]
@@ -247,13 +250,16 @@ class Story:
             raise Failed(f"`{shlex.join(command)}` had not ended after {timeout:.0f} s") from error
 
     def _containers(self) -> list[str]:
-        """The ids of all containers made from the example's image, ended ones too."""
-        listed = self._read("docker", "ps", "--all", "--format", "{{.ID}} {{.Image}}")
-        return [line.split()[0] for line in listed.splitlines() if line.split()[1].startswith(f"{_IMAGE}:")]
+        """The names of all containers that are, or would be taken for, the demo's, ended ones too."""
+        form = f'{{{{.Names}}}} {{{{.Label "{_MACHINE_LABEL}"}}}}'
+        listed = (
+            line.split(" ") for line in self._read("docker", "ps", "--all", "--format", form).splitlines()
+        )
+        return [name for name, machine in listed if machine == _ADDRESS or name in _NAMES]
 
     def _remove_containers(self) -> None:
-        if ids := self._containers():
-            self._execute("docker", "rm", "--force", "--volumes", *ids, timeout=60)
+        if names := self._containers():
+            self._execute("docker", "rm", "--force", "--volumes", *names, timeout=60)
 
     def _remove_images(self) -> None:
         self._execute("docker", "image", "rm", f"{_IMAGE}:R1", f"{_IMAGE}:R2", timeout=60)
