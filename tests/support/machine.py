@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from orbitcontrol.model.stored import Delete, KeyValue, Put, Range
+from orbitcontrol.store.open import open_store
 from support.etcd import EtcdServer, free_ports
 
 T = TypeVar("T")
@@ -54,6 +57,7 @@ class Cluster:
     def __init__(self, directory: Path, store: str, base: str = "/orbit") -> None:
         self.directory = directory
         self.store = store
+        self.base = base
         self.options = ["--store", store, "--etcd-base-path", base]
         self.machines: list[Machine] = []
 
@@ -86,6 +90,32 @@ class Cluster:
             "endpoints", *([service] if service else []), "-o", "json"
         ).json
         return found
+
+    def stored(self, below: str) -> list[KeyValue]:
+        """The keys below the base path, as the store has them."""
+
+        async def read() -> list[KeyValue]:
+            store = open_store(self.store)
+            try:
+                reading = await store.read(Range.prefix(f"{self.base}/{below}"))
+                return list(reading.ranges[0])
+            finally:
+                await store.close()
+
+        return asyncio.run(read())
+
+    def write(self, below: str, content: bytes | None) -> None:
+        """Puts a key as somebody else's program might; None deletes it."""
+        key = f"{self.base}/{below}"
+
+        async def write() -> None:
+            store = open_store(self.store)
+            try:
+                await store.commit([], [Delete(Range.single(key)) if content is None else Put(key, content)])
+            finally:
+                await store.close()
+
+        asyncio.run(write())
 
     def service(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.orbitctl("service", name, "-o", "json").json
