@@ -53,10 +53,13 @@ class Engine:
             self._images.add(reference)
         return reference
 
-    def names(self, *, all: bool = True) -> set[str]:
-        """The names of the containers; only of running ones without ``all``."""
-        listing = self.docker("ps", *(["--all"] if all else []), "--format", "{{.Names}}")
-        return set(listing.split())
+    def remove_image(self, reference: str) -> None:
+        self.docker("rmi", "--force", reference)
+        self._images.discard(reference)
+
+    def names(self) -> set[str]:
+        """The names of all containers."""
+        return set(self.docker("ps", "--all", "--format", "{{.Names}}").split())
 
     def inspect(self, container: str, format: str) -> str:
         return self.docker("inspect", "--format", format, container)

@@ -49,7 +49,7 @@ class PortLedgerFile:
     def save(self, ledger: Ledger) -> None:
         temporary = self._path.with_name(self._path.name + ".new")
         try:
-            temporary.write_bytes(msgspec.json.encode(ledger, order="sorted"))
+            temporary.write_bytes(msgspec.json.encode(dict(ledger)))
             temporary.replace(self._path)
         except OSError as error:
             _log.warning("port ledger cannot be written", path=self._path, reason=error)
