@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 import click
@@ -81,6 +80,8 @@ def run(arguments: list[str]) -> int:
 
 def _explain(error: Exception, message: str, exit_code: int, arguments: Sequence[str]) -> int:
     if "--debug" in arguments or os.environ.get("ORBITCTL_DEBUG", "") not in {"", "0"}:
+        import traceback  # noqa: PLC0415 -- only faults need it
+
         traceback.print_exception(error)
     click.echo(f"orbitctl: {message}", err=True)
     return exit_code

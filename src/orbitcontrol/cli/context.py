@@ -1,29 +1,30 @@
-"""What every command gets: the global options, and the way to the store."""
+"""What every command gets: the global options, and the way to the store.
+
+This module is loaded by every command, ``--help`` too, so it imports nothing that takes time.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import getpass
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from msgspec import Struct
-
-from orbitcontrol.codec.keys import Keys
-from orbitcontrol.ports import Store
+if TYPE_CHECKING:
+    from orbitcontrol.codec.keys import Keys
+    from orbitcontrol.ports import Store
 
 T = TypeVar("T")
 
 
-class CommandContext(Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommandContext:
     """The global options of one command line, resolved."""
 
     store: str
-    keys: Keys
+    base_path: str
     etcd_user: str | None
     etcd_password: str | None
     etcd_cacert: str | None
@@ -41,7 +42,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         state_dir = Path(options["state_dir"])
         return cls(
             store=options["store"] or options["etcd_endpoint"] or f"sqlite://{state_dir.absolute()}/store.db",
-            keys=Keys("/" + options["etcd_base_path"].strip("/")),
+            base_path="/" + options["etcd_base_path"].strip("/"),
             etcd_user=user or None,
             etcd_password=password or os.environ.get("ORBITCTL_ETCD_PASSWORD"),
             etcd_cacert=options["etcd_cacert"],
@@ -54,8 +55,17 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def keys(self) -> Keys:
+        """The store's layout below ``--etcd-base-path``."""
+        from orbitcontrol.codec.keys import Keys  # noqa: PLC0415 -- see above
+
+        return Keys(self.base_path)
+
+    @property
     def user(self) -> str:
         """Who runs the command, for the record."""
+        import getpass  # noqa: PLC0415 -- see above
+
         try:
             return os.environ.get("SUDO_USER") or getpass.getuser()
         except (KeyError, OSError):
@@ -68,7 +78,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
 
     def open_store(self) -> Store:
         """The store of ``--store``. Nothing is connected yet."""
-        from orbitcontrol.store.open import open_store  # noqa: PLC0415 -- only some commands need it
+        from orbitcontrol.store.open import open_store  # noqa: PLC0415 -- see above
 
         return open_store(
             self.store,
@@ -81,6 +91,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
 
     def with_store(self, work: Callable[[Store], Awaitable[T]]) -> T:
         """Runs ``work`` with the store and closes it afterwards."""
+        import asyncio  # noqa: PLC0415 -- see above
 
         async def session() -> T:
             store = self.open_store()
@@ -94,4 +105,6 @@ class CommandContext(Struct, frozen=True, kw_only=True):
 
 def utc_now() -> str:
     """The time as RFC 3339 in UTC, whole seconds."""
+    from datetime import UTC, datetime  # noqa: PLC0415 -- see above
+
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -12,10 +12,9 @@ every command, because click looks up variables by each option's ``envvar`` and 
 
 from __future__ import annotations
 
-import importlib
 import os
-import tomllib
 from collections.abc import Callable, Mapping, MutableMapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,11 +78,13 @@ def _config_file(context: click.Context, arguments: list[str]) -> Mapping[str, A
     context.find_root().meta[_FILE + ".name"] = named
     path = Path(named or os.environ.get("ORBITCTL_CONFIG") or DEFAULT_CONFIG_FILE)
     explicit = bool(named or os.environ.get("ORBITCTL_CONFIG"))
+    if not explicit and not path.exists():
+        return {}
+    import tomllib  # noqa: PLC0415 -- most command lines have no such file
+
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        if not explicit:
-            return {}
         raise UsageError(f"{path}: there is no such settings file (--config)") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: the settings file cannot be read: {error}") from error
@@ -157,7 +158,7 @@ class OrbitGroup(_Configured, click.Group):
         if cmd_name not in self._lazy:
             return super().get_command(ctx, cmd_name)
         module, attribute, _ = self._lazy[cmd_name]
-        return cast(click.Command, getattr(importlib.import_module(module), attribute))
+        return cast(click.Command, getattr(import_module(module), attribute))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if not self._lazy:
