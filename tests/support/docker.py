@@ -81,7 +81,7 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     for program in ("dockerd", "docker", "ip"):
         if shutil.which(program) is None:
             pytest.fail(f"{program} is missing: install Docker's engine and iproute2, or run make setup")
-    with _locked(LOCK), _bridge(), started_engine(tmp_path_factory.mktemp("dockerd")) as engine:
+    with engine_of_its_own(tmp_path_factory.mktemp("dockerd")) as engine:
         yield engine
 
 
@@ -92,6 +92,13 @@ def engine(dockerd: Engine) -> Iterator[Engine]:
     yield dockerd
     if left := set(dockerd.docker("ps", "--all", "--quiet").split()) - before:
         dockerd.docker("rm", "--force", "--volumes", *left)
+
+
+@contextmanager
+def engine_of_its_own(directory: Path) -> Iterator[Engine]:
+    """An engine that waits for others of this kind to end before it starts."""
+    with _locked(LOCK), _bridge(), started_engine(directory) as engine:
+        yield engine
 
 
 @contextmanager
