@@ -7,10 +7,12 @@ Every method may raise the ``OrbitError`` of its own family and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from orbitcontrol.codec.haproxy import CheckResult
+from orbitcontrol.model.configuration import ProxyConfiguration
 from orbitcontrol.model.containers import ContainerEvent, ContainerSpec, ObservedContainer
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import Check
@@ -23,6 +25,7 @@ from orbitcontrol.model.stored import (
     Range,
     Reading,
 )
+from orbitcontrol.planning.proxy import Directories
 
 
 class Store(Protocol):
@@ -107,6 +110,42 @@ class ContainerRuntime(Protocol):
 
     async def close(self) -> None:
         """Ends all connections to the engine."""
+
+
+class Proxy(Protocol):
+    """HAProxy on this machine: its configuration on disk, and the process that runs it.
+
+    Certificates and files lie in directories named after their contents: preparing new ones never
+    touches those that run. Every method may raise ``HAProxyError``.
+    """
+
+    @property
+    def socket(self) -> str:
+        """The runtime socket's path, as templates are told."""
+
+    def directories(self, configuration: ProxyConfiguration) -> Directories:
+        """Where the configuration's certificates and files lie, or will."""
+
+    async def current(self) -> str | None:
+        """The configuration on disk; None where there is none."""
+
+    async def check(self, text: str, configuration: ProxyConfiguration) -> CheckResult:
+        """Lets HAProxy read the text, with its certificates and files in place. Nothing that runs changes."""
+
+    async def apply(self, text: str, configuration: ProxyConfiguration) -> None:
+        """Writes the text and has HAProxy load it; raises when it did not, with the old file put back."""
+
+    async def ensure(self, *, start: bool) -> bool:
+        """Sees to it that HAProxy runs what is on disk, if it is ours to run; True when it was just started.
+
+        It is started only with ``start``, and not before its pause after a failure is over.
+        """
+
+    def subscribe(self, notify: Callable[[str], None]) -> None:
+        """Calls ``notify`` with a reason when HAProxy ended or may be started again."""
+
+    async def close(self) -> None:
+        """Stops watching HAProxy, which goes on."""
 
 
 class Prober(Protocol):

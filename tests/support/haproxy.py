@@ -1,1 +1,288 @@
-"""Fixtures that run a real haproxy for tests."""
+"""A real HAProxy for tests, as the daemon runs it, with small HTTP servers behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from orbitcontrol.agent.board import Board, Cell
+from orbitcontrol.agent.follower import Sight
+from orbitcontrol.agent.proxy import ProxyLoop
+from orbitcontrol.codec.haproxy import Processes
+from orbitcontrol.errors import HAProxyError, StoreUnreachable
+from orbitcontrol.haproxy.master import MasterSocket
+from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
+from orbitcontrol.haproxy.state import ProxyStateFile
+from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConfiguration
+from orbitcontrol.model.service import Service
+from orbitcontrol.model.state import Alive, Endpoint
+from orbitcontrol.planning.rotation import Published
+from support.etcd import free_ports
+
+TEMPLATE = """\
+global
+    stats socket {{ socket }} mode 600 level admin expose-fd listeners
+    hard-stop-after 10s
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 5s
+    timeout server 5s
+    timeout http-request 5s
+    retries 3
+    option redispatch
+frontend web
+    bind 127.0.0.1:@PORT@
+    default_backend web
+backend web
+    balance roundrobin
+    {% for e in endpoints("web") -%}
+    server {{ e.name }} {{ e.address }}
+    {% endfor %}
+"""
+
+
+def an_endpoint(machine: str = "10.0.0.1", session: str = "s1", **fields: object) -> Endpoint:
+    values: dict[str, object] = {"id": "1", "machine": machine, "session": session, **fields}
+    return Endpoint(**values)  # type: ignore[arg-type]
+
+
+class HAProxyHome:
+    """A directory with one HAProxy's files; whatever runs from it is ended with the test."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.config = directory / "haproxy.cfg"
+        self.master = MasterSocket(directory / "haproxy-master.sock")
+        (self.port,) = free_ports(1)
+        self.template = TEMPLATE.replace("@PORT@", str(self.port))
+
+    def adapter(self) -> HAProxy:
+        return HAProxy(HAProxySettings(config_dir=self.directory, managed=True))
+
+    async def processes(self) -> Processes:
+        return await self.master.processes()
+
+    async def runtime(self, command: str) -> str:
+        """One command to the runtime socket of the serving worker."""
+        reader, writer = await asyncio.open_unix_connection(str(self.directory / "haproxy.sock"))
+        writer.write(command.encode() + b"\n")
+        reply = await reader.read(-1)
+        writer.close()
+        return reply.decode()
+
+    async def servers(self) -> set[str]:
+        """The servers that the serving worker has, as it says itself."""
+        rows = (await self.runtime("show servers state")).splitlines()[2:]
+        return {row.split()[3] for row in rows if row.strip()}
+
+    async def get(self) -> str:
+        """The body of one request through HAProxy; raises OSError when nobody listens."""
+        return await http_get(self.port)
+
+    def end(self) -> None:
+        """Kills the master whose pid file this is; its workers end with it."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self.directory / "haproxy.pid").read_text())
+            if str(self.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+
+
+async def http_get(port: int) -> str:
+    """The status and body of ``GET /``, as ``200 hello``."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(10):
+            answer = (await reader.read(-1)).decode()
+    finally:
+        writer.close()
+    head, _, body = answer.partition("\r\n\r\n")
+    return f"{head.split()[1] if head else 'nothing'} {body}"
+
+
+class WebServer:
+    """Answers every request with its own name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.address = ""
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        host, port = self._server.sockets[0].getsockname()
+        self.address = f"{host}:{port}"
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            body = self.name.encode()
+            writer.write(
+                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body)
+            )
+            await writer.drain()
+        writer.close()
+
+
+class Sightings:
+    """An ``EndpointWatch`` that a test fills by hand. ``followed`` is what the loop asked for."""
+
+    def __init__(self) -> None:
+        self.endpoints: Cell[Published] = Cell("endpoints", {})
+        self.alive: Cell[Mapping[str, Alive] | None] = Cell("alive", {})
+        self.followed: Cell[frozenset[str]] = Cell("followed", frozenset())
+        self.unreachable = False
+
+    def follow(self, services: frozenset[str]) -> None:
+        self.followed.set(services)
+
+    async def read(self, services: frozenset[str]) -> Sight:
+        if self.unreachable:
+            raise StoreUnreachable("the store does not answer")
+        published = {name: self.endpoints.value.get(name, {}) for name in services}
+        return Sight(endpoints=published, alive=self.alive.value or {})
+
+    def publish(self, service: str, *addresses: str) -> None:
+        entries = {address: an_endpoint() for address in addresses}
+        self.endpoints.set({**self.endpoints.value, service: entries})
+
+
+class LoadBalancer:
+    """A ``ProxyLoop`` on a real HAProxy, with the store's side in the test's hand."""
+
+    def __init__(self, home: HAProxyHome) -> None:
+        self.home = home
+        self.watch = Sightings()
+        self.state = ProxyStateFile(home.directory / "proxy.json")
+        self.board = Board()
+        self._task: asyncio.Task[None] | None = None
+        self._generation = 0
+
+    def start(self) -> None:
+        """Starts the loop, as a daemon does."""
+        loop = ProxyLoop(
+            board=self.board, proxy=self.home.adapter(), watch=self.watch, memory=self.state, tick=5
+        )
+        self._task = asyncio.create_task(loop.run())
+
+    async def stop(self) -> None:
+        """Ends the loop, as a daemon that ends does: HAProxy goes on."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def restart(self) -> None:
+        await self.stop()
+        board, self.board = self.board, Board()
+        self.board.desired.set(board.desired.value)
+        self.start()
+
+    def import_template(self, template: str | None, **fields: object) -> int:
+        """Makes it what the machine should have; the generation it came with."""
+        self._generation += 1
+        values: dict[str, object] = {"tag": "lb", "template": template, **fields}
+        proxy = None if template is None else ProxyConfiguration(**values)  # type: ignore[arg-type]
+        self.board.desired.set(
+            Desired(
+                epoch="e",
+                generation=self._generation,
+                machine=MachineIdentity(address="10.0.0.1", tags=("lb",)),
+                known_services={name: Service(name=name) for name in ("web", "api")},
+                proxy=proxy,
+            )
+        )
+        return self._generation
+
+    async def judged(self, generation: int, *, accepted: bool) -> str:
+        """Waits for the verdict on a generation; its error."""
+        cell = self.board.proxy_verdict
+        assert await cell.wait_for(
+            lambda verdict: verdict is not None and verdict.generation == generation, timeout=20
+        ), self.board.problems.cell.value
+        assert cell.value is not None
+        assert cell.value.accepted is accepted, cell.value
+        return cell.value.error
+
+    async def problem(self, subject: str) -> str:
+        """Waits until something is reported about the subject."""
+
+        def found() -> list[str]:
+            return [each.reason for each in self.board.problems.cell.value if each.subject == subject]
+
+        assert await self.board.problems.cell.wait_for(lambda _: bool(found()), timeout=20)
+        return found()[0]
+
+    async def routes_to(self, *addresses: str) -> None:
+        """Waits until HAProxy itself says that it has exactly these servers of ``web``."""
+        wanted = {f"web-{address}" for address in addresses}
+        await eventually(lambda: self._has(wanted), f"servers {wanted}")
+
+    async def _has(self, wanted: set[str]) -> bool:
+        return await self.home.servers() == wanted
+
+
+async def eventually(holds: object, what: str, *, within: float = 20) -> None:
+    """Asks again until ``await holds()`` is true; an error of HAProxy's or of the network is a no."""
+    deadline = time.monotonic() + within
+    while True:
+        with contextlib.suppress(OSError, HAProxyError):
+            if await holds():  # type: ignore[operator]
+                return
+        assert time.monotonic() < deadline, f"not within {within} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def haproxy_binary() -> str:
+    """HAProxy's program; a test that needs it fails where it is missing."""
+    binary = shutil.which("haproxy")
+    if binary is None:
+        pytest.fail("haproxy is not installed: `apt-get install haproxy`")
+    return binary
+
+
+@pytest.fixture
+def haproxy_home(haproxy_binary: str) -> Iterator[HAProxyHome]:
+    """An empty directory for one HAProxy; a short path, because sockets lie in it."""
+    with tempfile.TemporaryDirectory(prefix="orbit-") as directory:
+        home = HAProxyHome(Path(directory))
+        yield home
+        home.end()
+
+
+@pytest.fixture
+async def balancer(haproxy_home: HAProxyHome) -> AsyncIterator[LoadBalancer]:
+    """A load balancer that is not started yet."""
+    found = LoadBalancer(haproxy_home)
+    yield found
+    await found.stop()
+
+
+@pytest.fixture
+async def web_servers() -> AsyncIterator[tuple[WebServer, WebServer]]:
+    """Two servers, named ``one`` and ``two``."""
+    servers = (WebServer("one"), WebServer("two"))
+    for server in servers:
+        await server.start()
+    yield servers
+    for server in servers:
+        await server.stop()

@@ -1,0 +1,120 @@
+"""The endpoints of the services that a load balancer's template names, as live values.
+
+One narrow watch for each service and one for ``alive/``: a machine that balances two services of a
+hundred hears of those two alone. What decides that an endpoint was withdrawn is never the watches,
+which have no common order, but ``read``: endpoints and ``alive`` together at one revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from orbitcontrol.agent.board import Cell, Problems, Wake
+from orbitcontrol.agent.mirror import Mirror
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.values import decode
+from orbitcontrol.errors import UndecodableValue
+from orbitcontrol.model.state import Alive, Endpoint
+from orbitcontrol.model.stored import KeyValue
+from orbitcontrol.planning.rotation import Published
+from orbitcontrol.ports import Store
+
+
+class Sight(Struct, frozen=True, kw_only=True):
+    """Endpoints of some services and every ``alive`` record, at one revision of the store."""
+
+    endpoints: Published
+    alive: Mapping[str, Alive]
+
+
+class EndpointFollower:
+    """Mirrors the followed services.
+
+    ``endpoints`` has a service once it was listed for the first time, and keeps it, unchanged,
+    while the store is unreachable. ``alive`` is None until listed.
+    """
+
+    def __init__(self, *, store: Store, keys: Keys, problems: Problems) -> None:
+        self.endpoints: Cell[Published] = Cell("endpoints", {})
+        self.alive: Cell[Mapping[str, Alive] | None] = Cell("alive", None)
+        self._store = store
+        self._keys = keys
+        self._problems = problems
+        self._wake = Wake()
+        self._wanted: frozenset[str] = frozenset()
+        self._mirrors: dict[str, Mirror] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def follow(self, services: frozenset[str]) -> None:
+        """Replaces the set of services that are followed."""
+        if services != self._wanted:
+            self._wanted = services
+            self._wake.ring("follow")
+
+    async def read(self, services: frozenset[str]) -> Sight:
+        """These services' endpoints and all ``alive`` records as they are now. Raises StoreError."""
+        ordered = sorted(services)
+        ranges = [self._keys.endpoints(service) for service in ordered]
+        alive, *endpoints = (await self._store.read(self._keys.all_alive, *ranges)).ranges
+        return Sight(
+            alive=self._alive_of(alive),
+            endpoints={
+                service: self._endpoints_of(entries)
+                for service, entries in zip(ordered, endpoints, strict=True)
+            },
+        )
+
+    async def run(self) -> None:
+        """Never returns."""
+        machines = Mirror("alive", store=self._store, range=self._keys.all_alive, problems=self._problems)
+        machines.cell.subscribe(self._wake)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(machines.run(), name="mirror alive")
+            while True:
+                self._start_and_stop(group)
+                if machines.cell.value is not None:
+                    self.alive.set(self._alive_of(machines.cell.value.entries.values()))
+                self.endpoints.set(
+                    {
+                        service: self._endpoints_of(mirror.cell.value.entries.values())
+                        for service, mirror in self._mirrors.items()
+                        if mirror.cell.value is not None
+                    }
+                )
+                await self._wake.wait()
+
+    def _start_and_stop(self, group: asyncio.TaskGroup) -> None:
+        for service in self._mirrors.keys() - self._wanted:
+            self._tasks.pop(service).cancel()
+            del self._mirrors[service]
+        for service in sorted(self._wanted - self._mirrors.keys()):
+            name = f"endpoints {service}"
+            mirror = Mirror(
+                name, store=self._store, range=self._keys.endpoints(service), problems=self._problems
+            )
+            mirror.cell.subscribe(self._wake)
+            self._mirrors[service] = mirror
+            self._tasks[service] = group.create_task(mirror.run(), name=f"mirror {name}")
+
+    def _endpoints_of(self, entries: Iterable[KeyValue]) -> dict[str, Endpoint | None]:
+        found: dict[str, Endpoint | None] = {}
+        for entry in entries:
+            address = self._keys.below(entry.key)[-1]
+            try:
+                found[address] = decode(entry.value, Endpoint, key=entry.key)
+            except UndecodableValue:
+                found[address] = None
+        return found
+
+    def _alive_of(self, entries: Iterable[KeyValue]) -> dict[str, Alive]:
+        """By address. A record that cannot be read is left out: it proves no withdrawal."""
+        found: dict[str, Alive] = {}
+        for entry in entries:
+            try:
+                found[self._keys.below(entry.key)[-1]] = decode(entry.value, Alive, key=entry.key)
+            except UndecodableValue:
+                continue
+        return found

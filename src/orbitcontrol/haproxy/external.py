@@ -1,0 +1,53 @@
+"""HAProxy run by somebody else (systemd, a container): it is only told to reload.
+
+By its master socket, whose answer says how it went; or by the operator's command, whose exit
+status does. With both, the command reloads and the socket shows whether the new worker came up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from orbitcontrol.errors import HAProxyError
+from orbitcontrol.haproxy.check import run_program
+from orbitcontrol.haproxy.master import MasterSocket
+
+COMMAND_DEADLINE = 30.0
+
+
+class ExternalProcess:
+    """A running HAProxy that is not ours to start or stop."""
+
+    def __init__(self, *, reload_command: str | None, master_socket: Path | None) -> None:
+        self._command = reload_command
+        self._master = MasterSocket(master_socket) if master_socket else None
+
+    def subscribe(self, notify: Callable[[str], None]) -> None:
+        """Nothing to tell: whoever runs it watches it."""
+
+    async def ensure(self, *, start: bool) -> bool:  # noqa: ARG002 -- the same call as of a managed one
+        return False
+
+    async def load(self) -> None:
+        """Has HAProxy read the file on disk."""
+        if self._command is None and self._master is None:
+            raise HAProxyError(
+                "nothing says how to reload HAProxy: give --haproxy-managed, --haproxy-reload-command "
+                "or --haproxy-master-socket"
+            )
+        if self._command is None:
+            assert self._master is not None  # noqa: S101 -- one of the two is there
+            await self._master.reload()
+            return
+        before = await self._master.processes() if self._master else None
+        status, output = await run_program(["/bin/sh", "-c", self._command], deadline=COMMAND_DEADLINE)
+        if status != 0:
+            raise HAProxyError(
+                f"the reload command ended with {status}: {output.strip()[-500:] or 'it said nothing'}"
+            )
+        if self._master is not None and before is not None:
+            await self._master.outcome(before)
+
+    async def close(self) -> None:
+        """Nothing is held."""

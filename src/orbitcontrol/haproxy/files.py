@@ -1,0 +1,118 @@
+"""HAProxy's files on disk: written whole or not at all, readable by their owner alone.
+
+A file is written beside its place, synced, renamed over it, and its directory synced: whoever
+reads, at whatever moment, reads the old content or the new one.
+
+Certificates and static files lie in a directory named after their contents
+(``certs/3f2a…/site.pem``). New ones are written next to those that run, not over them: the check
+of a new configuration reads the very paths that it will run with, a configuration put back finds
+its certificates as they were, and a changed certificate changes the configuration's text, which
+is what decides about a reload. ``docs/decisions/0006-haproxy-reloads.md`` weighs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from orbitcontrol.errors import HAProxyError
+
+BACKUPS = 3
+"""How many earlier configurations are kept, as ``haproxy.cfg.1`` (the newest) to ``.3``."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces the file, mode 0600. Raises OSError with the old content untouched."""
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def read_text(path: Path) -> str | None:
+    """The file's text; None where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return None
+
+
+def keep_backup(path: Path) -> None:
+    """Keeps the file's present content as its newest backup; one that is kept already is not kept twice."""
+    content = read_text(path)
+    if content is None or content == read_text(_backup(path, 1)):
+        return
+    for number in range(BACKUPS, 1, -1):
+        if (older := _backup(path, number - 1)).exists():
+            older.replace(_backup(path, number))
+    write_atomically(_backup(path, 1), content.encode(errors="surrogateescape"))
+
+
+def _backup(path: Path, number: int) -> Path:
+    # not ``.cfg`` at the end: HAProxy started with a directory loads every file that has it
+    return path.with_name(f"{path.name}.{number}")
+
+
+def contents_name(files: Mapping[str, str]) -> str:
+    """The name of the directory that holds exactly these files."""
+    digest = hashlib.sha256()
+    for name, content in sorted(files.items()):
+        for part in (name.encode(), content.encode()):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:16]
+
+
+def write_files(parent: Path, files: Mapping[str, str]) -> None:
+    """Fills ``parent/<contents_name>``; what is there already is left alone."""
+    for name in files:
+        _refuse_unsafe(name)
+    directory = parent / contents_name(files)
+    parent.mkdir(mode=0o700, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for name, content in files.items():
+        path = directory / name
+        if read_text(path) != content:
+            write_atomically(path, content.encode())
+    _sync_directory(parent)
+
+
+def prune(parent: Path, config: Path) -> None:
+    """Removes the content directories that neither the configuration nor a backup of it names."""
+    if not parent.is_dir():
+        return
+    texts = [read_text(config), *(read_text(_backup(config, n)) for n in range(1, BACKUPS + 1))]
+    for directory in _unnamed(parent, [text for text in texts if text is not None]):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _unnamed(parent: Path, texts: Iterable[str]) -> list[Path]:
+    whole = "\n".join(texts)
+    return [entry for entry in parent.iterdir() if f"{parent}/{entry.name}" not in whole]
+
+
+def _refuse_unsafe(name: str) -> None:
+    """File names come from the store: a single path component, or nothing is written."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name.encode()) > 200:
+        raise HAProxyError(
+            f"{name!r} is no file name: it must be a single path component; rename it in the tree"
+        )
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,114 @@
+"""HAProxy's master socket: who runs, and a reload whose outcome is read back.
+
+2.7 and later answer ``reload`` with its success and log once the new worker is up. Before that the
+answer is empty and the socket is closed for some milliseconds while the master executes itself
+anew, so ``show proc`` is asked until the master's count of reloads has grown: it failed when the
+count of failures is not 0, and worked when the serving workers are others than before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from orbitcontrol.codec.haproxy import (
+    Processes,
+    ReloadReply,
+    parse_messages,
+    parse_processes,
+    parse_reload,
+)
+from orbitcontrol.errors import HAProxyError
+
+ANSWER_DEADLINE = 2.0
+RELOAD_DEADLINE = 8.0
+_LOOK_AGAIN = 0.02
+_LONGEST_ANSWER = 16 << 20
+
+
+class NobodyListens(HAProxyError):
+    """The socket does not exist, or no process accepts on it."""
+
+
+class MasterSocket:
+    """One master socket. Each command is a connection of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    async def command(self, line: str, *, deadline: float = ANSWER_DEADLINE) -> str:
+        """The whole answer to one command. Raises NobodyListens, or HAProxyError at the deadline."""
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._ask(line)
+        except TimeoutError:
+            raise HAProxyError(f"{self.path}: no answer to {line!r} in {deadline:g} s") from None
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NobodyListens(f"{self.path}: no HAProxy master listens here") from None
+        except OSError as error:
+            raise HAProxyError(f"{self.path}: {error.strerror or error}") from error
+
+    async def processes(self) -> Processes:
+        """Who runs now."""
+        reply = await self.command("show proc")
+        found = parse_processes(reply)
+        if found is None:
+            raise HAProxyError(f"{self.path}: not a master's answer to 'show proc': {reply[:100]!r}")
+        return found
+
+    async def reload(self) -> None:
+        """Reloads and waits for the outcome. Raises HAProxyError when the new worker did not come up."""
+        before = await self.processes()
+        try:
+            reply = parse_reload(await self.command("reload", deadline=RELOAD_DEADLINE))
+        except NobodyListens:
+            raise
+        except HAProxyError:  # the master executes itself anew and may drop the connection
+            reply = ReloadReply(None)
+        if reply.success is None:
+            await self.outcome(before)
+        elif not reply.success:
+            raise HAProxyError(f"HAProxy did not take the configuration: {_alerts(reply.log)}")
+
+    async def outcome(self, before: Processes) -> None:
+        """Waits for a reload asked for after ``before`` was read. Raises HAProxyError when it failed."""
+        try:
+            async with asyncio.timeout(RELOAD_DEADLINE):
+                came_up = await self._new_worker(before)
+        except TimeoutError:
+            raise HAProxyError(f"{self.path}: no new worker {RELOAD_DEADLINE:g} s after the reload") from None
+        if not came_up:
+            raise HAProxyError("HAProxy did not take the configuration: the new worker did not come up")
+
+    async def _new_worker(self, before: Processes) -> bool:
+        while True:
+            try:
+                now = await self.processes()
+            except HAProxyError:
+                now = before
+            if now.reloads != before.reloads or now.master != before.master:
+                if now.failed:
+                    return False
+                if now.workers - before.workers:
+                    return True
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    async def _ask(self, line: str) -> str:
+        reader, writer = await asyncio.open_unix_connection(str(self.path), limit=1 << 20)
+        try:
+            writer.write(line.encode() + b"\n")
+            writer.write_eof()  # without it the master keeps the connection open
+            chunks: list[bytes] = []
+            while chunk := await reader.read(1 << 16):
+                chunks.append(chunk)
+                if sum(map(len, chunks)) > _LONGEST_ANSWER:
+                    raise HAProxyError(f"{self.path}: the answer to {line!r} has no end")
+            return b"".join(chunks).decode(errors="replace")
+        finally:
+            writer.close()
+
+
+def _alerts(log: str) -> str:
+    """What a reload's log refuses, as one line."""
+    alerts = [message.text for message in parse_messages(log) if message.severity == "alert"]
+    return "; ".join(dict.fromkeys(alerts)) or "it did not say why"

@@ -1,0 +1,127 @@
+"""The adapter of ``ports.Proxy``: HAProxy's files and its process as one thing.
+
+The order of an application is: certificates and files under names of their own, the check, a
+backup of the old configuration, the new one by rename, the reload, its outcome. Only then are
+directories removed that nothing names any more. A crash between any two of these steps leaves
+files with which HAProxy can be started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec import Struct
+
+from orbitcontrol.codec.haproxy import CheckResult
+from orbitcontrol.errors import HAProxyError
+from orbitcontrol.haproxy import files
+from orbitcontrol.haproxy.check import check_file
+from orbitcontrol.haproxy.external import ExternalProcess
+from orbitcontrol.haproxy.process import ManagedProcess
+from orbitcontrol.model.configuration import ProxyConfiguration
+from orbitcontrol.planning.proxy import Directories
+
+_T = TypeVar("_T")
+
+
+class HAProxySettings(Struct, frozen=True, kw_only=True):
+    """Where HAProxy is and how it is run; the ``--haproxy-…`` options of ``orbitctl daemon``.
+
+    ``socket`` is the runtime socket that templates are told of; "" means ``haproxy.sock`` beside
+    the configuration.
+    """
+
+    config_dir: Path
+    config_name: str = "haproxy.cfg"
+    binary: str = "haproxy"
+    managed: bool = False
+    socket: str = ""
+    reload_command: str | None = None
+    master_socket: Path | None = None
+
+
+class HAProxy:
+    """HAProxy on this machine. See ``ports.Proxy`` for what the methods promise."""
+
+    def __init__(self, settings: HAProxySettings) -> None:
+        directory = settings.config_dir.absolute()
+        self._config = directory / settings.config_name
+        self._certs = directory / "certs"
+        self._files = directory / "haproxy_files"
+        self._binary = settings.binary
+        self._socket = settings.socket or str(directory / "haproxy.sock")
+        self._process: ManagedProcess | ExternalProcess = (
+            ManagedProcess(self._config, binary=settings.binary)
+            if settings.managed
+            else ExternalProcess(reload_command=settings.reload_command, master_socket=settings.master_socket)
+        )
+
+    @property
+    def socket(self) -> str:
+        return self._socket
+
+    def directories(self, configuration: ProxyConfiguration) -> Directories:
+        return Directories(
+            certs=str(self._certs / files.contents_name(configuration.certs)),
+            files=str(self._files / files.contents_name(configuration.haproxy_files)),
+        )
+
+    async def current(self) -> str | None:
+        return await _off_loop(files.read_text, self._config)
+
+    async def check(self, text: str, configuration: ProxyConfiguration) -> CheckResult:
+        candidate = self._config.with_name(f".{self._config.name}.check")
+        await _off_loop(self._prepare, candidate, text, configuration)
+        try:
+            return await check_file(self._binary, candidate)
+        finally:
+            candidate.unlink(missing_ok=True)
+
+    async def apply(self, text: str, configuration: ProxyConfiguration) -> None:
+        before = await self.current()
+        await _off_loop(files.keep_backup, self._config)
+        await _off_loop(self._prepare, self._config, text, configuration)
+        try:
+            await self._process.load()
+        except HAProxyError:
+            await _off_loop(self._put_back, before)
+            raise
+        await _off_loop(self._prune)
+
+    async def ensure(self, *, start: bool) -> bool:
+        return await self._process.ensure(start=start)
+
+    def subscribe(self, notify: Callable[[str], None]) -> None:
+        self._process.subscribe(notify)
+
+    async def close(self) -> None:
+        await self._process.close()
+
+    def _prepare(self, path: Path, text: str, configuration: ProxyConfiguration) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_files(self._certs, configuration.certs)
+        files.write_files(self._files, configuration.haproxy_files)
+        files.write_atomically(path, text.encode())
+
+    def _put_back(self, before: str | None) -> None:
+        if before is None:
+            self._config.unlink(missing_ok=True)
+        else:
+            files.write_atomically(self._config, before.encode(errors="surrogateescape"))
+
+    def _prune(self) -> None:
+        for parent in (self._certs, self._files):
+            files.prune(parent, self._config)
+
+
+async def _off_loop(call: Callable[..., _T], *arguments: object) -> _T:
+    """Does blocking file work in a thread. What the file system refuses becomes an HAProxyError."""
+    try:
+        return await asyncio.to_thread(call, *arguments)
+    except OSError as error:
+        raise HAProxyError(
+            f"{error.filename}: {error.strerror}; HAProxy's files cannot be written"
+        ) from error

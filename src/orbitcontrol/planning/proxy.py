@@ -1,0 +1,178 @@
+"""What HAProxy is to be given: which template, whether it differs from what runs, and why.
+
+A template that was refused does not take the load balancer down: the last good one goes on, with
+today's endpoints. Whether there is anything to do is decided by comparing texts, never by what
+woke the loop: the same inputs give the same text, and the same text gives no reload (I8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from orbitcontrol.codec.haproxy import Message
+from orbitcontrol.model.configuration import ProxyConfiguration
+from orbitcontrol.model.service import Service
+from orbitcontrol.model.state import Endpoint
+
+_NAMED = 5
+"""How many servers a reason names before it counts the rest."""
+
+_SECTION = re.compile(r"^(global|defaults|frontend|backend|listen|userlist|peers|resolvers|cache)\b\s*(\S*)")
+_SERVER = re.compile(r"^\s+server\s+(\S+)")
+_LINE_IN_TEXT = re.compile(r"\bat line (\d+)\b")
+_ADMIN_SOCKET = re.compile(r"^\s*stats\s+socket\s.*\blevel\s+admin\b", re.MULTILINE)
+NO_ADMIN_SOCKET = "no `stats socket {{ socket }} … level admin` in `global`: each change is a reload"
+_ADVICE = (
+    (_ADMIN_SOCKET, NO_ADMIN_SOCKET),
+    (
+        re.compile(r"^\s*hard-stop-after\s", re.MULTILINE),
+        "no `hard-stop-after` in `global`: a worker that leaves after a reload can stay for ever",
+    ),
+    (
+        re.compile(r"^\s*timeout\s+http-request\s", re.MULTILINE),
+        "no `timeout http-request`: a client that never sends its request keeps a leaving worker busy",
+    ),
+    (
+        re.compile(r"^\s*retries\s", re.MULTILINE),
+        "no `retries`: a request that meets a server on its way out is not tried again",
+    ),
+    (
+        re.compile(r"^\s*option\s+redispatch\b", re.MULTILINE),
+        "no `option redispatch`: a retry goes to the same server, which may be gone",
+    ),
+)
+
+
+class Directories(Struct, frozen=True):
+    """Where HAProxy finds a template's certificates and files: its ``certs_dir`` and ``files_dir``."""
+
+    certs: str
+    files: str
+
+
+class ProxyState(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """What a load balancer must remember over a restart of its daemon.
+
+    ``good`` is the last template that HAProxy took, with the services it named (a service may be
+    gone from the configuration while ``good`` still routes to it); ``endpoints`` are those it
+    routes to; ``applied`` is the digest of the text that HAProxy loaded last.
+    """
+
+    good: ProxyConfiguration | None = None
+    services: dict[str, Service] = {}
+    endpoints: dict[str, dict[str, Endpoint]] = {}
+    applied: str = ""
+
+
+def template_path(tag: str) -> str:
+    """The template's path in a configuration tree, as messages name it."""
+    return f"machineconfigurations/tags/{tag}/haproxy.tpl"
+
+
+def digest(text: str) -> str:
+    """The fingerprint by which a configuration is recognised."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def candidates(
+    desired: ProxyConfiguration | None, good: ProxyConfiguration | None
+) -> tuple[ProxyConfiguration, ...]:
+    """The templates to try, in order: the one wanted, then the last good one."""
+    wanted = () if desired is None else (desired,)
+    fallback = () if good is None or good == desired else (good,)
+    return wanted + fallback
+
+
+def change(*, rendered: str, on_disk: str | None, applied: str) -> str | None:
+    """Why HAProxy must be given the rendered text; None when it runs it already."""
+    if on_disk is None:
+        return "first configuration"
+    if rendered != on_disk:
+        return _difference(on_disk, rendered)
+    if digest(rendered) != applied:
+        return "the file on disk was not seen to be loaded"
+    return None
+
+
+def _difference(before: str, after: str) -> str:
+    old, new = _servers(before), _servers(after)
+    parts = [
+        f"{what}: {_some(names)}"
+        for what, names in (
+            ("servers came", new.keys() - old.keys()),
+            ("servers went", old.keys() - new.keys()),
+            ("servers changed", {name for name in old.keys() & new.keys() if old[name] != new[name]}),
+        )
+        if names
+    ]
+    if _without_servers(before) != _without_servers(after):
+        parts.append("template, certificates or files changed")
+    return "; ".join(parts) or "order of the servers changed"
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    more = len(ordered) - _NAMED
+    return ", ".join(ordered[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _servers(text: str) -> dict[str, str]:
+    """Every server line of a configuration by ``section/server``."""
+    servers: dict[str, str] = {}
+    section = ""
+    for line in text.splitlines():
+        if (head := _SECTION.match(line)) is not None:
+            section = head[2] or head[1]
+        elif (server := _SERVER.match(line)) is not None:
+            servers[f"{section}/{server[1]}"] = line.strip()
+    return servers
+
+
+def _without_servers(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip() and not _SERVER.match(line)]
+
+
+def explain(
+    messages: Sequence[Message], *, tag: str, file: str, lines: Sequence[int] | None
+) -> tuple[str, ...]:
+    """HAProxy's refusals of the rendered ``file``, each with the template's path and line.
+
+    ``lines`` is ``Rendered.lines``; without it the line is the rendered configuration's, and says so.
+    """
+    alerts = [message for message in messages if message.severity == "alert"]
+    chosen = alerts or [message for message in messages if message.severity != "notice"]
+    placed = [_placed(message, tag, file, lines) for message in chosen]
+    return tuple(dict.fromkeys(placed)) or (f"{template_path(tag)}: HAProxy refuses it without a word",)
+
+
+def _placed(message: Message, tag: str, file: str, lines: Sequence[int] | None) -> str:
+    path = template_path(tag)
+
+    def of_template(line: int) -> str:
+        if lines is None or not 0 < line <= len(lines):
+            return f"{line} of the rendered configuration"
+        return str(lines[line - 1])
+
+    text = _LINE_IN_TEXT.sub(lambda found: f"at line {of_template(int(found[1]))}", message.text)
+    text = re.sub(
+        re.escape(file) + r":(\d+)", lambda found: f"{path}:{of_template(int(found[1]))}", text
+    ).replace(file, path)
+    if message.line is None or message.file != file:
+        return f"{path}: {text}" if not message.file or message.file == file else f"{message.file}: {text}"
+    if lines is None or not 0 < message.line <= len(lines):
+        return f"{path}: line {of_template(message.line)}: {text}"
+    return f"{path}:{lines[message.line - 1]}: {text}"
+
+
+def advice(text: str) -> tuple[str, ...]:
+    """What a configuration lacks that makes reloads and drains safe; each says what it costs."""
+    return tuple(message for pattern, message in _ADVICE if not pattern.search(text))
+
+
+def has_admin_socket(text: str) -> bool:
+    """True when servers could be changed without a reload."""
+    return _ADMIN_SOCKET.search(text) is not None

@@ -1,0 +1,105 @@
+"""Which endpoints a load balancer routes to: gone is not the same as withdrawn.
+
+An endpoint whose key is in the store is routed to. One whose key is absent is judged by its
+machine: alive and done with its registration, or alive with the very session that published the
+key, it has *withdrawn* the endpoint, which goes out at once. Otherwise the daemon is gone, which
+says nothing about the service: the endpoint is *orphaned* and stays, until its ``host:port`` is
+published for another service. A value that nobody can read says nothing either: what was known of
+the endpoint stays.
+
+An absence counts as a withdrawal only when endpoints and ``alive`` records come from one reading
+of the store. Separate watches have no common order: an expired lease can show its deleted
+endpoints before its deleted ``alive`` record, and a new session its ``Registered`` before the
+endpoints it published.
+
+How long an orphan stays (whether it can be reached, for how long, how many there may be) is
+decided from ``Rotation.orphans``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from orbitcontrol.model.state import Alive, Endpoint
+
+Routes = Mapping[str, Mapping[str, Endpoint]]
+"""Service → ``host:port`` → endpoint."""
+
+Published = Mapping[str, Mapping[str, Endpoint | None]]
+"""The same from the store; None for a value that cannot be read."""
+
+
+class Place(Struct, frozen=True, order=True):
+    """One endpoint's place: its service and its ``host:port``."""
+
+    service: str
+    address: str
+
+
+class Rotation(Struct, frozen=True, kw_only=True):
+    """What is routed to, and why the rest is not.
+
+    ``routes`` holds draining endpoints too: they are known, but no template sees them.
+    """
+
+    routes: dict[str, dict[str, Endpoint]]
+    orphans: frozenset[Place] = frozenset()
+    withdrawn: frozenset[Place] = frozenset()
+    replaced: frozenset[Place] = frozenset()
+    unreadable: frozenset[Place] = frozenset()
+
+
+def rotate(*, known: Routes, published: Published, alive: Mapping[str, Alive]) -> Rotation:
+    """The rotation of all services in ``published``; what was known of others is left aside."""
+    routes: dict[str, dict[str, Endpoint]] = {}
+    unreadable: set[Place] = set()
+    absent: dict[str, set[Place]] = {"orphans": set(), "withdrawn": set(), "replaced": set()}
+    owners = _owners(published)
+    for service, entries in published.items():
+        before = known.get(service, {})
+        routes[service] = {address: endpoint for address, endpoint in entries.items() if endpoint}
+        for address in entries.keys() - routes[service].keys():
+            unreadable.add(Place(service, address))
+            if address in before:
+                routes[service][address] = before[address]
+        for address in before.keys() - entries.keys():
+            fate = _fate(before[address], owners.get(address), alive)
+            absent[fate].add(Place(service, address))
+            if fate == "orphans":
+                routes[service][address] = before[address]
+    return Rotation(
+        routes=routes,
+        unreadable=frozenset(unreadable),
+        orphans=frozenset(absent["orphans"]),
+        withdrawn=frozenset(absent["withdrawn"]),
+        replaced=frozenset(absent["replaced"]),
+    )
+
+
+def serving(routes: Routes) -> dict[str, dict[str, Endpoint]]:
+    """The endpoints that get new connections: those that are not draining."""
+    return {
+        service: {address: endpoint for address, endpoint in entries.items() if endpoint.state == "up"}
+        for service, entries in routes.items()
+    }
+
+
+def _fate(endpoint: Endpoint, owner: str | None, alive: Mapping[str, Alive]) -> str:
+    if owner is not None:
+        return "replaced"
+    machine = alive.get(endpoint.machine)
+    if machine is not None and (machine.registered or machine.session == endpoint.session):
+        return "withdrawn"
+    return "orphans"
+
+
+def _owners(published: Published) -> dict[str, str]:
+    """Which service each published ``host:port`` belongs to; an address has one machine and one use."""
+    return {
+        address: service
+        for service, entries in published.items()
+        for address, endpoint in entries.items()
+        if endpoint is not None
+    }
