@@ -105,7 +105,7 @@ def _require_tree(directory: Path) -> None:
         raise TreeError([f"{directory}: cannot be read: {error.strerror}"]) from error
     if names.isdisjoint(_TOP):
         has_none = f"it has none of {', '.join(_TOP)}"
-        hint = f"`orbitctl init {directory}` writes one to start from"
+        hint = "`orbitctl init DIR` writes one to start from"
         raise TreeError([f"{directory}: is not a configuration tree: {has_none}; {hint}"])
 
 

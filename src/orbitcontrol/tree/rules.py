@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from urllib.parse import urlsplit
 
 from orbitcontrol.codec.entries import EntryKey
+from orbitcontrol.codec.imageref import name_of
 from orbitcontrol.codec.wording import element, nearest
 from orbitcontrol.model.configuration import Configuration, Tag
 from orbitcontrol.model.findings import Finding
@@ -237,11 +238,9 @@ def _authoritative_names(tag: Tag) -> Iterator[Finding]:
         place = element("", index)
         if not name or name != name.strip():
             yield Finding(file=file, where=place, message="expected the name of an image")
-        elif ":" in name.rpartition("/")[2] or "@" in name:
-            bare = name.partition("@")[0]
-            head, slash, last = bare.rpartition("/")
-            meant = head + slash + last.partition(":")[0]
-            yield Finding(file=file, where=place, message=f'names an image without tag; write "{meant}"')
+        elif name_of(name) != name:
+            message = f'names an image without tag; write "{name_of(name)}"'
+            yield Finding(file=file, where=place, message=message)
 
 
 def _files_of(tag: Tag, present: Collection[str]) -> Iterator[Finding]:
