@@ -38,7 +38,7 @@ class EtcdServer:
         self.endpoint = f"127.0.0.1:{client}"
         self.client_url = f"{scheme}://{self.endpoint}"
         self.peer_url = f"http://127.0.0.1:{peer}"
-        self._arguments = tuple(arguments)
+        self.arguments = tuple(arguments)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,7 +71,7 @@ class EtcdServer:
                     *("--initial-cluster", f"test={self.peer_url}", "--logger", "zap"),
                     # A short election time-out allows leases of one second.
                     *("--heartbeat-interval", "50", "--election-timeout", "500"),
-                    *self._arguments,
+                    *self.arguments,
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,

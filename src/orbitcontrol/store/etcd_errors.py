@@ -79,7 +79,8 @@ def last_cause(details: str) -> str:
 
 
 def _plain(details: str) -> str:
-    return details.removeprefix("etcdserver: ").strip()
+    """etcd's own words; a watch's reason has gRPC's around them."""
+    return details.rpartition("etcdserver: ")[2].strip()
 
 
 def _advice(details: str) -> str:

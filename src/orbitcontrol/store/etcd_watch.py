@@ -30,12 +30,15 @@ from orbitcontrol.errors import Compacted, StoreError, StoreRefused, StoreUnreac
 from orbitcontrol.model.stored import Changed, Changes, Range
 from orbitcontrol.store import etcd_rpc_pb2 as rpc
 from orbitcontrol.store.etcd_connection import RANGE, WATCH, EtcdConnection, Stream
-from orbitcontrol.store.etcd_errors import is_stale_token, translate
+from orbitcontrol.store.etcd_errors import translate
 from orbitcontrol.store.etcd_messages import key_value
 from orbitcontrol.store.transaction import key_text, range_bytes
 
 _WATCH_ID = 1
 _PROBE_ID = 2
+
+_DENIALS = ("permission denied", "auth token", "auth store", "user name is empty")
+"""Parts of etcd's reasons for not allowing a watch; it sends them as text only."""
 
 _STAGES = (5.0, 2.0, 0.5)
 """Seconds of silence before a probe, then for its answer, and once more for our own process being slow."""
@@ -54,21 +57,17 @@ async def watch(
             try:
                 try:
                     revision = await conversation.begin(create, timeout=timeout)
-                except _Denied as denied:
-                    # An expired token and a missing permission look the same here.
+                except StoreRefused:
+                    # An expired token and a missing permission can look the same here.
                     if connection.forget(token) and not last_try:
                         continue
-                    raise StoreRefused(f"{connection.address}: watch refused: {denied}") from None
+                    raise
                 if revision < after:
                     await _refuse_another_history(connection, range, after=after)
                 yield _Watch(conversation)
                 return
             finally:
                 await conversation.end()
-
-
-class _Denied(Exception):
-    """The watch was not created for lack of permission or of a valid token."""
 
 
 class _Watch(AsyncIterator[Changes]):
@@ -126,7 +125,7 @@ class _Conversation:
         self._patience_ends = 0.0
 
     async def begin(self, create: rpc.WatchRequest, *, timeout: float) -> int:
-        """Creates the watch; the store's revision then. Raises _Denied, or a StoreError."""
+        """Creates the watch; the store's revision then."""
         self._write(create)
         try:
             async with asyncio.timeout(timeout):
@@ -134,9 +133,6 @@ class _Conversation:
         except TimeoutError:
             raise StoreUnreachable(f"{self._address}: no answer to a watch in time") from None
         if answer.canceled:
-            reason = answer.cancel_reason
-            if "permission denied" in reason or is_stale_token(grpc.StatusCode.OK, reason):
-                raise _Denied(reason.removeprefix("etcdserver: "))
             raise self._ended(answer)
         return answer.header.revision
 
@@ -213,13 +209,13 @@ class _Conversation:
         return translate(code, details or "", address=self._address, writes=False)
 
     def _ended(self, answer: rpc.WatchResponse) -> StoreError:
-        reason = answer.cancel_reason.removeprefix("etcdserver: ")
         if answer.compact_revision:
             return Compacted(
                 f"{self._address}: changes before revision {answer.compact_revision} are gone: list again"
             )
-        if "permission" in reason or "auth" in reason:
-            return StoreRefused(f"{self._address}: watch refused: {reason}")
+        reason = answer.cancel_reason
+        if any(word in reason for word in _DENIALS):
+            return translate(grpc.StatusCode.PERMISSION_DENIED, reason, address=self._address, writes=False)
         return StoreUnreachable(f"{self._address}: the server ended the watch: {reason or 'no reason given'}")
 
 

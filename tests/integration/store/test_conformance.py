@@ -347,7 +347,10 @@ async def test_a_watch_is_gapless_and_in_order_under_concurrent_writers(store: S
 
     async with store.watch(WEB, after=start) as live, other.watch(WEB, after=start) as second:
         written = await asyncio.gather(
-            *(write(client, name) for client, name in [(store, "a"), (other, "b"), (store, "c"), (other, "d")])
+            *(
+                write(client, name)
+                for client, name in [(store, "a"), (other, "b"), (store, "c"), (other, "d")]
+            )
         )
         expected = sorted(revision for each in written for revision in each)
         assert [(await soon(live)).revision for _ in expected] == expected
