@@ -17,12 +17,16 @@ from orbitcontrol.agent.configuration import ConfigurationLoop
 from orbitcontrol.agent.containers import ContainersLoop
 from orbitcontrol.agent.containers_ports import PortLedgerFile
 from orbitcontrol.agent.endpoints import EndpointsLoop
+from orbitcontrol.agent.follower import EndpointFollower
 from orbitcontrol.agent.health import HealthLoop
 from orbitcontrol.agent.membership import Membership
+from orbitcontrol.agent.proxy import ProxyLoop
 from orbitcontrol.agent.record import RecordLoop
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.docker.runtime import DockerRuntime
 from orbitcontrol.errors import OrbitError
+from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
+from orbitcontrol.haproxy.state import ProxyStateFile
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.service import DummyCheck, HttpCheck, TcpCheck
@@ -54,6 +58,7 @@ class DaemonSettings(Struct, frozen=True, kw_only=True):
     port_range: PortRange
     lease_ttl: float
     docker_host: str | None
+    haproxy: HAProxySettings
 
 
 def run_daemon(settings: DaemonSettings, open_store: Callable[[], Store]) -> None:
@@ -96,6 +101,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
     machine, keys = settings.machine, settings.keys
     listen = f"{settings.listen_host}:{settings.listen_port}"
     record = RecordLoop(board=board, store=store, keys=keys, machine=machine, check=listen)
+    follower = EndpointFollower(store=store, keys=keys, problems=board.problems)
     loops: dict[str, Loop] = {
         "membership": Membership(
             board=board,
@@ -116,6 +122,13 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
         "health": HealthLoop(board=board, probers=probers),
         "endpoints": EndpointsLoop(
             board=board, store=store, keys=keys, machine=machine, files=state, new_id=_new_id
+        ),
+        "follower": follower,
+        "proxy": ProxyLoop(
+            board=board,
+            proxy=HAProxy(settings.haproxy),
+            watch=follower,
+            memory=ProxyStateFile(state.path / "haproxy.json"),
         ),
         "record": record,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import click
 
@@ -42,6 +43,7 @@ def daemon(context: CommandContext, /, **options: str) -> int:
     """Run this machine's agent until SIGTERM; containers and HAProxy go on without it."""
     from orbitcontrol import log  # noqa: PLC0415 -- only the daemon logs
     from orbitcontrol.bootstrap import DaemonSettings, run_daemon  # noqa: PLC0415 -- many libraries
+    from orbitcontrol.haproxy.proxy import HAProxySettings  # noqa: PLC0415 -- only the daemon needs it
 
     log.configure(format=context.log_format, debug=context.debug)
     address = options["machine_address"]
@@ -59,9 +61,22 @@ def daemon(context: CommandContext, /, **options: str) -> int:
         state_dir=context.state_dir,
         keys=context.keys,
         docker_host=options["docker_host"] or os.environ.get("DOCKER_HOST"),
+        haproxy=HAProxySettings(
+            config_dir=Path(options["haproxy_config_path"]),
+            config_name=options["haproxy_config_name"],
+            binary=options["haproxy_binary"],
+            managed=bool(options["haproxy_managed"]),
+            socket=options["haproxy_socket"] or "",
+            reload_command=options["haproxy_reload_command"],
+            master_socket=_path(options["haproxy_master_socket"]),
+        ),
     )
     run_daemon(settings, context.open_store)
     return 0
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
 
 
 def _tags(text: str) -> tuple[str, ...]:
