@@ -17,9 +17,10 @@ async def check_file(binary: str, path: Path, *, deadline: float = CHECK_DEADLIN
     """HAProxy's verdict on the file. Raises HAProxyError when it could not be asked.
 
     HAProxy ends with 0 for a configuration it would run, 1 for one it refuses, 2 for one without
-    anything to listen on, which would not start either.
+    anything to listen on, which would not start either. ``-V`` makes it say why in spite of a
+    ``quiet`` in the configuration.
     """
-    status, output = await run_program([binary, "-c", "-f", str(path)], deadline=deadline)
+    status, output = await run_program([binary, "-V", "-c", "-f", str(path)], deadline=deadline)
     return CheckResult(accepted=status == 0, file=str(path), messages=parse_messages(output))
 
 

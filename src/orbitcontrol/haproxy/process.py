@@ -134,6 +134,7 @@ class ManagedProcess:
                         self._binary,
                         "-W",
                         "-db",
+                        "-V",  # says why it ends in spite of a `quiet` in the configuration
                         "-f",
                         self._config,
                         "-S",
