@@ -44,6 +44,11 @@ COMMIT;
 """
 
 
+_IDENTITY = """
+SELECT (SELECT count(*) FROM sqlite_schema), application_id, user_version
+FROM pragma_application_id, pragma_user_version
+"""
+
 _WRITABLE = "the file and its directory must be writable by this user"
 _ADVICE = {
     sqlite3.SQLITE_FULL: "make room and try again",
@@ -121,18 +126,17 @@ class SqliteFile:
         path = Path(self._path)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        except FileExistsError:
             if path.is_dir():
-                raise StoreRefused(f"{self._address}: this is a directory, the store is a file") from None
+                raise StoreRefused(f"{self._address}: this is a directory, the store is a file")
+            with suppress(FileExistsError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise StoreRefused(f"{self._address}: cannot create the file: {error.strerror}") from error
 
     def _prepare(self, connection: sqlite3.Connection, deadline: float) -> None:
         """Checks that the file is ours, makes the tables in an empty one, and sets how it is written."""
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        # One statement, so that it cannot see the file half-made by another process.
+        tables, application, version = connection.execute(_IDENTITY).fetchone()
         if tables and application != _APPLICATION_ID:
             raise StoreRefused(f"{self._address}: the file is another program's database")
         if version > _FORMAT:
