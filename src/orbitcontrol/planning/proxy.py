@@ -150,22 +150,24 @@ def explain(
 
 
 def _placed(message: Message, tag: str, file: str, lines: Sequence[int] | None) -> str:
+    """The message behind the place of its fault, every line in it the template's."""
     path = template_path(tag)
 
+    def known(line: int) -> bool:
+        return lines is not None and 0 < line <= len(lines)
+
     def of_template(line: int) -> str:
-        if lines is None or not 0 < line <= len(lines):
-            return f"{line} of the rendered configuration"
-        return str(lines[line - 1])
+        return str(lines[line - 1]) if lines and known(line) else f"{line} of the rendered configuration"
 
     text = _LINE_IN_TEXT.sub(lambda found: f"at line {of_template(int(found[1]))}", message.text)
-    text = re.sub(
-        re.escape(file) + r":(\d+)", lambda found: f"{path}:{of_template(int(found[1]))}", text
-    ).replace(file, path)
-    if message.line is None or message.file != file:
-        return f"{path}: {text}" if not message.file or message.file == file else f"{message.file}: {text}"
-    if lines is None or not 0 < message.line <= len(lines):
-        return f"{path}: line {of_template(message.line)}: {text}"
-    return f"{path}:{lines[message.line - 1]}: {text}"
+    in_file = re.compile(re.escape(file) + r":(\d+)")
+    text = in_file.sub(lambda found: f"{path}:{of_template(int(found[1]))}", text).replace(file, path)
+    if message.line is None:
+        return f"{path}: {text}"
+    if message.file != file:
+        return f"{message.file}:{message.line}: {text}"
+    between = "" if known(message.line) else " line "
+    return f"{path}:{between}{of_template(message.line)}: {text}"
 
 
 def advice(text: str) -> tuple[str, ...]:
