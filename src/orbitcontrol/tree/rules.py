@@ -244,20 +244,17 @@ def _authoritative_names(tag: Tag) -> Iterator[Finding]:
 
 
 def _files_of(tag: Tag, present: Collection[str]) -> Iterator[Finding]:
-    """Certificates and files serve the template of their own tag."""
+    """Certificates and files serve the template of their own tag (``validate`` tells of unused ones)."""
     template = EntryKey(kind="template", tag=tag.name)
-    if template.key not in present:
-        for folder, names in (("certs", tag.certs), ("haproxy_files", tag.haproxy_files)):
-            if names:
-                yield Finding(
-                    file=f"{template.path.rpartition('/')[0]}/{folder}",
-                    message="these files are for a template, but this tag has no haproxy.tpl; "
-                    "add one, or remove them",
-                )
-    for name in tag.certs:
-        if tag.template is not None and name not in tag.template and "certs_dir" not in tag.template:
-            file = EntryKey(kind="certificate", tag=tag.name, name=name).path
-            yield _warning(file, "", "the haproxy.tpl of this tag does not use it")
+    if template.key in present:
+        return
+    for folder, names in (("certs", tag.certs), ("haproxy_files", tag.haproxy_files)):
+        if names:
+            yield Finding(
+                file=f"{template.path.rpartition('/')[0]}/{folder}",
+                message="these files are for a template, but this tag has no haproxy.tpl; "
+                "add one, or remove them",
+            )
 
 
 def _network_mode(container: Container | None) -> str:

@@ -54,7 +54,6 @@ def test_a_tree_of_the_older_implementation_loads() -> None:
     assert sorted(finding.file.rpartition("/")[2] for finding in tree.warnings) == [
         "globalproperties.json",
         "test.json",
-        "test.pem",
     ]
 
 
@@ -168,16 +167,6 @@ def test_a_template_that_cannot_be_read_is_the_only_problem_of_its_tag(tmp_path:
     assert problems(root) == [
         f"{TAGS}/lb/haproxy.tpl: line 1: byte 0xff is not UTF-8; save the file as UTF-8 text"
     ]
-
-
-def test_a_certificate_that_no_template_uses_is_worth_a_warning(tmp_path: Path) -> None:
-    certificate = f"{TAGS}/lb/certs/a.pem"
-    template = f"{TAGS}/lb/haproxy.tpl"
-    assert warnings(sound_tree(tmp_path / "1", **{certificate: "x"})) == [
-        f"{certificate}: the haproxy.tpl of this tag does not use it"
-    ]
-    assert warnings(sound_tree(tmp_path / "2", **{certificate: "x", template: "crt {{ certs_dir }}/"})) == []
-    assert warnings(sound_tree(tmp_path / "3", **{certificate: "x", template: "crt /etc/a.pem"})) == []
 
 
 def test_stray_files_and_folders_are_told_and_ignored(tmp_path: Path) -> None:
