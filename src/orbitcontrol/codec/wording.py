@@ -43,7 +43,7 @@ def element(path: str, index: int) -> str:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that a person most likely meant; None when none is near. Case does not count."""
     by_lower = {candidate.lower(): candidate for candidate in sorted(known)}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.7)
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.65)
     return by_lower[found[0]] if found else None
 
 
