@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from orbitcontrol.errors import StoreUnreachable, UsageError
 from orbitcontrol.store import etcd_rpc_pb2 as rpc
-from orbitcontrol.store.etcd_errors import is_stale_token, last_cause, translate
+from orbitcontrol.store.etcd_errors import cannot_connect, is_stale_token, translate
 from orbitcontrol.store.settings import EtcdSettings
 
 Answer = TypeVar("Answer", bound=Message)
@@ -200,7 +200,7 @@ class EtcdConnection:
         """
         if channel is None:
             return StoreUnreachable(f"{self.address}: cannot connect: its name was not found in time")
-        reason = "no answer"
+        details = "no answer"
         status = channel.unary_unary(
             _STATUS.path, request_serializer=_serialize, response_deserializer=_STATUS.answer.FromString
         )
@@ -208,14 +208,14 @@ class EtcdConnection:
             await status(rpc.StatusRequest(), timeout=_REASON_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                reason = last_cause(error.details() or "") or error.code().name
+                details = error.details() or error.code().name
         except (grpc.aio.UsageError, asyncio.CancelledError):
             if _being_cancelled():
                 raise
         if self._channel is channel:
             self._channel = None
             await channel.close()
-        return StoreUnreachable(f"{self.address}: cannot connect: {reason}")
+        return cannot_connect(details, address=self.address, encrypted=self._settings.encrypted)
 
     async def _logged_in(self, channel: grpc.aio.Channel, deadline: float) -> str | None:
         """The token of the settings' user, from the cluster if there is none yet."""

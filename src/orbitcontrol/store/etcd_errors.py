@@ -73,6 +73,18 @@ def _reason(code: grpc.StatusCode, details: str) -> str:
     return _plain(last_cause(details)) or code.name
 
 
+def cannot_connect(details: str, *, address: str, encrypted: bool) -> StoreUnreachable:
+    """The error for a cluster that no connection leads to."""
+    cause = last_cause(details)
+    if "CERTIFICATE_VERIFY_FAILED" in cause:
+        cause = "its certificate is not signed by the given authority, or is for another name"
+    elif encrypted and "TSI_" in cause:
+        cause += " (does the server speak TLS, and does it want a client certificate?)"
+    elif not encrypted and "Socket closed" in cause:
+        cause += " (does the server want TLS? Then give it a CA certificate)"
+    return StoreUnreachable(f"{address}: cannot connect: {cause}")
+
+
 def last_cause(details: str) -> str:
     """What went wrong at the bottom of gRPC's nested text: ``… last error: UNKNOWN: ipv4:…: refused``."""
     return re.sub(r"^[A-Z_]+: ", "", details.rpartition("last error: ")[2])

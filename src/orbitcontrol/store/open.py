@@ -5,6 +5,8 @@ An adapter, and gRPC or SQLite with it, is loaded only when it is asked for.
 
 from __future__ import annotations
 
+import os
+
 from orbitcontrol.errors import UsageError
 from orbitcontrol.ports import Store
 from orbitcontrol.store.settings import (
@@ -33,6 +35,8 @@ def open_store(
     """
     match parse_address(url):
         case EtcdAddress(endpoints=endpoints, tls=tls):
+            # gRPC writes to standard error on its own otherwise; what matters is in our errors.
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
             from orbitcontrol.store.etcd import EtcdStore  # noqa: PLC0415 -- loading gRPC costs 70 ms
 
             return EtcdStore(
