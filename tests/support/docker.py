@@ -7,6 +7,7 @@ engine to use instead.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import io
 import os
@@ -15,8 +16,8 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,62 @@ class Engine:
         return self.docker("inspect", "--format", format, container)
 
 
+class Way:
+    """A way to the engine whose connections can be cut."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._blocked = False
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._blocked:
+            writer.close()
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+        with suppress(OSError, asyncio.CancelledError):
+            await asyncio.gather(_pass_on(reader, far_writer), _pass_on(far_reader, writer))
+        for side in (writer, far_writer):
+            side.close()
+            with suppress(OSError):
+                await side.wait_closed()
+        self._open.discard(task)
+
+    def block(self) -> None:
+        """Cuts what is open and refuses what comes, until ``unblock``."""
+        self._blocked = True
+        self.cut()
+
+    def unblock(self) -> None:
+        self._blocked = False
+
+    def cut(self) -> set[asyncio.Task[None]]:
+        """Cuts every open connection; what must end before the last of it is gone."""
+        for task in self._open:
+            task.cancel()
+        return set(self._open)
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()
+
+
+@asynccontextmanager
+async def way_to(engine: Engine, socket: Path) -> AsyncIterator[Way]:
+    """A Unix socket that leads to the engine; everything on it is cut in the end."""
+    way = Way(engine.host.removeprefix("unix://"))
+    async with await asyncio.start_unix_server(way.serve, socket):
+        yield way
+        if connections := way.cut():
+            await asyncio.wait(connections)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The first test that needs the engine may wait for other runs: that is not its own slowness."""
     for item in items:
@@ -97,6 +154,7 @@ def engine(dockerd: Engine) -> Iterator[Engine]:
 @contextmanager
 def engine_of_its_own(directory: Path) -> Iterator[Engine]:
     """An engine that waits for others of this kind to end before it starts."""
+    directory.mkdir(exist_ok=True)
     with _locked(LOCK), _bridge(), started_engine(directory) as engine:
         yield engine
 

@@ -5,6 +5,7 @@ import itertools
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -12,7 +13,7 @@ from msgspec import structs
 from orbitcontrol.model.configuration import EffectiveService
 from orbitcontrol.model.service import Service
 from support.containers import ADDRESS, PORTS, Machine, page, process, web
-from support.docker import Engine
+from support.docker import Engine, way_to
 
 pytestmark = pytest.mark.integration
 
@@ -279,6 +280,28 @@ async def test_without_docker_the_other_services_run_and_the_rest_is_reported(
     assert (run.id.service, run.host, run.port) == ("db", ADDRESS, 5432)
     assert "--docker-host" in await machine.problem("docker")
     assert machine.board.unseen.value == {"web"}
+
+
+async def test_runs_stay_while_docker_is_silent_and_are_looked_at_when_it_answers_again(
+    machine: Machine, engine: Engine, image: str, tmp_path: Path
+) -> None:
+    await machine.stop()
+    async with way_to(engine, tmp_path / "docker.sock") as way:
+        machine.host = f"unix://{tmp_path / 'docker.sock'}"
+        await machine.start()
+        machine.want(web("web", image, endpoint_port=PORT))
+        [before] = await machine.runs(1)
+        way.block()
+        assert "docker.sock" in await machine.problem("docker")
+        await asyncio.to_thread(engine.docker, "kill", "web")
+        await machine.settle()
+        assert machine.board.runs.value == (before,)
+        assert machine.board.unseen.value == frozenset()
+        way.unblock()
+        await machine.until(machine.board.published, lambda published: before.id not in published, "seen")
+        await machine.runs(1)
+        await machine.until(machine.board.problems.cell, lambda problems: not problems, "no problem")
+        await machine.stop()
 
 
 async def test_host_networking_answers_on_the_port_that_the_service_names(

@@ -1,0 +1,78 @@
+"""A real image registry for tests, on a free port of 127.0.0.1, with one user and password."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.etcd import free_ports
+
+USER, PASSWORD = "orbit", "secret"
+
+_HTPASSWD = f"{USER}:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n"
+_STARTUP = 30.0
+
+
+class Registry:
+    """Where images can be pushed to and pulled from by those who have logged in."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.host = f"127.0.0.1:{port}"
+        self.docker_config = directory / "docker"
+        self.docker_config.mkdir()
+        self.log_in()
+
+    def log_in(self) -> None:
+        """Leaves in ``docker_config`` what ``docker login`` would."""
+        self.configure(
+            {"auths": {self.host: {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}}}
+        )
+
+    def configure(self, config: dict[str, object]) -> None:
+        (self.docker_config / "config.json").write_text(json.dumps(config))
+
+
+@contextmanager
+def started_registry(directory: Path) -> Iterator[Registry]:
+    """A registry with its images below ``directory``; ended by its pid."""
+    if shutil.which("docker-registry") is None:
+        pytest.fail("docker-registry is missing: install the distribution's package of that name")
+    [port] = free_ports(1)
+    registry = Registry(directory, port)
+    (directory / "htpasswd").write_text(_HTPASSWD)
+    settings = {
+        "version": 0.1,
+        "log": {"level": "warn", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(directory / "images")}},
+        "auth": {"htpasswd": {"realm": "tests", "path": str(directory / "htpasswd")}},
+        "http": {"addr": registry.host, "secret": "of the tests"},
+    }
+    (directory / "registry.yml").write_text(json.dumps(settings))  # JSON is YAML
+    command = ["docker-registry", "serve", str(directory / "registry.yml")]
+    with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            _wait_for_port(port, directory / "log")
+            yield registry
+        finally:
+            process.terminate()
+
+
+def _wait_for_port(port: int, log: Path) -> None:
+    deadline = time.monotonic() + _STARTUP
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    pytest.fail(f"docker-registry does not answer after {_STARTUP:g} s:\n{log.read_text()[-2000:]}")
