@@ -18,6 +18,8 @@ from msgspec import Struct
 from orbitcontrol.model.findings import Finding
 
 MAX_DEPTH = 64
+_MOST_REPEATED = 100
+"""Finding lines costs time for each; nobody reads more."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRING = re.compile(
@@ -123,13 +125,20 @@ class _Parser:
             key = self._key()
             value = self._member(depth)
             if key in first_seen:
-                line, _ = self._place(first_seen[key])
-                message = f"{json.dumps(key, ensure_ascii=False)} is here twice (first in line {line}); "
-                self.repeated.append(_Fault(start, message + "keep one of them"))
+                self._note_repeated(key, start, first_seen[key])
             else:
                 first_seen[key] = start
                 result[key] = value
         return result
+
+    def _note_repeated(self, key: str, position: int, first: int) -> None:
+        if len(self.repeated) == _MOST_REPEATED:
+            return
+        line, _ = self._place(first)
+        message = (
+            f"{json.dumps(key, ensure_ascii=False)} is here twice (first in line {line}); keep one of them"
+        )
+        self.repeated.append(_Fault(position, message))
 
     def _member(self, depth: int) -> Any:
         end = self.at

@@ -22,11 +22,17 @@ class Finding(Struct, frozen=True, kw_only=True):
     severity: Literal["problem", "warning"] = "problem"
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.where, self.message) if part)
+        """One printable line: what a file says must not move a terminal's cursor."""
+        text = ": ".join(part for part in (self.file, self.where, self.message) if part)
+        return text if text.isprintable() else "".join(map(_printable, text))
 
     @property
     def is_problem(self) -> bool:
         return self.severity == "problem"
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 def problems_of(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -146,7 +146,7 @@ class _Loader:
             elif not self.files.is_folder(path):
                 self.files.stray(path, "a tag is a folder")
             elif not codec.is_name(name):
-                self.files.problem(_shown(path), f"a tag cannot be called so; {_NAME_RULE}")
+                self.files.problem(path, f"a tag cannot be called so; {_NAME_RULE}")
             else:
                 tags.append(name)
                 self._tag(name)
@@ -180,7 +180,7 @@ class _Loader:
             if name == file:
                 self.files.stray(path, "files here end in .json")
             elif not codec.is_name(name):
-                self.files.problem(_shown(path), f"a service cannot be called so; {_NAME_RULE}")
+                self.files.problem(path, f"a service cannot be called so; {_NAME_RULE}")
             else:
                 names.append(name)
                 self._document(EntryKey(kind=kind, tag=tag, name=name))
@@ -194,7 +194,7 @@ class _Loader:
             if name.startswith("."):
                 self.files.stray(path, "hidden")
             elif not codec.is_file_name(name):
-                self.files.problem(_shown(path), "a file cannot be called so; use visible characters only")
+                self.files.problem(path, "a file cannot be called so; use visible characters only")
             elif self.files.is_folder(path):
                 self.files.stray(path, "only files are read here")
             else:
@@ -248,7 +248,7 @@ class _Loader:
         for name in set(names) - set(known):
             near = nearest(name, known)
             why = f"did you mean {near}?" if near else f"only {', '.join(known)} belong here"
-            self.files.stray(_shown(f"{folder}/{name}" if folder else name), why)
+            self.files.stray(f"{folder}/{name}" if folder else name, why)
         return [name for name in names if name in known]
 
     def _is_folder(self, path: str) -> bool:
@@ -272,8 +272,3 @@ class _Loader:
 def _name_in(value: Any) -> str | None:
     name = getattr(value, "name", None)
     return name if isinstance(name, str) else None
-
-
-def _shown(path: str) -> str:
-    """A path that can be printed, whatever bytes are in it."""
-    return path if path.isprintable() else ascii(path)[1:-1]

@@ -89,3 +89,8 @@ def test_bytes_that_are_not_utf8_are_told_with_their_line() -> None:
     found = decode_utf8(b'{\n"a": "\xe9"}', file="f.json")
     assert isinstance(found, Finding)
     assert str(found) == "f.json: line 2: byte 0xe9 is not UTF-8; save the file as UTF-8 text"
+
+
+def test_what_a_file_says_cannot_move_a_terminals_cursor() -> None:
+    assert complaint('{"a": \x1b[2J}').isprintable()
+    assert "\\x1b" in complaint('{"a": \x1b}')
