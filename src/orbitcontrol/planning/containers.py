@@ -221,7 +221,9 @@ def plan_containers(wanted: Collection[WantedContainer], situation: Situation) -
     blocked = {key: reason for key, reason in blocked.items() if _is_outdated(alive.get(key), by_key[key])}
     free = [one for one in wanted if one.key not in blocked and one.key not in situation.busy]
     starts, waiting = _starts([one for one in free if one.key not in alive], own, situation)
-    replacements = _replacements(free, by_key, alive, situation)
+    crowded = {one.key for one in own if one is not alive.get(one.key)}  # the spare one goes first
+    alone = [one for one in free if one.key not in crowded]
+    replacements = _replacements(alone, by_key, alive, situation)
     taken = {one.key for one in starts} | {one.key for one in replacements} | set(situation.busy)
     removals = _removals(own, by_key, alive, taken, situation)
     return ContainerPlan(actions=(*removals, *starts, *replacements), waiting=waiting, blocked=blocked)
@@ -247,20 +249,20 @@ def _starts(
 
 
 def _replacements(
-    free: Iterable[WantedContainer],
+    candidates: Iterable[WantedContainer],
     wanted: Mapping[InstanceKey, WantedContainer],
     alive: Mapping[InstanceKey, OwnContainer],
     situation: Situation,
 ) -> list[Replace]:
     """At most one outdated container a service, and none that serves while another is not proven."""
     outdated: dict[str, list[WantedContainer]] = defaultdict(list)
-    for one in free:
+    for one in candidates:
         if one.key in alive and _is_outdated(alive[one.key], one):
             outdated[one.key.service].append(one)
     busy = {key.service for key in situation.busy}
     replacements = []
-    for service, candidates in outdated.items():
-        first = min(candidates, key=lambda one: (_serves(alive[one.key], situation), one.key))
+    for service, ones in outdated.items():
+        first = min(ones, key=lambda one: (_serves(alive[one.key], situation), one.key))
         backoff = situation.stops.get(first.key)
         if service in busy or (backoff is not None and backoff.ready_at > situation.now):
             continue
