@@ -33,6 +33,7 @@ from orbitcontrol.model.state import Alive, Endpoint, ProxyVerdict
 from orbitcontrol.planning.proxy import (
     NO_ADMIN_SOCKET,
     ProxyState,
+    as_named,
     candidates,
     change,
     digest,
@@ -122,6 +123,7 @@ class ProxyLoop:
         self._state = ProxyState()
         self._refusals = Refusals()
         self._asked: set[str] = set()
+        self._absence_logged = False
         self._retry: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -183,7 +185,8 @@ class ProxyLoop:
                 now.trouble["haproxy"] = f"the last good template is refused too: {outcome.error}"
             if isinstance(outcome, _Accepted):
                 if not has_admin_socket(outcome.text):
-                    now.trouble["stats socket"] = f"{template_path(candidate.tag)}: {NO_ADMIN_SOCKET}"
+                    advice = f"{template_path(candidate.tag)}: {NO_ADMIN_SOCKET}"
+                    now.trouble.setdefault("template", advice)
                 break
         self._watch.follow(frozenset(self._asked))
         self._report_absence(now)
@@ -197,7 +200,11 @@ class ProxyLoop:
         )
 
     def _report_absence(self, now: _Round) -> None:
-        if now.desired.proxy is not None or now.desired.proxy_held:
+        absent = now.desired.proxy is None and not now.desired.proxy_held
+        if absent and not self._absence_logged:
+            _log.info("no tag of this machine carries haproxy.tpl", tags=",".join(now.desired.machine.tags))
+        self._absence_logged = absent
+        if not absent:
             return
         self._board.proxy_verdict.set(None)
         if self._state.good is not None:
@@ -335,7 +342,7 @@ class ProxyLoop:
     ) -> None:
         await self._remember(
             good=candidate,
-            services={name: context.services[name] for name in sorted(rendered.services)},
+            services={name: as_named(context.services[name]) for name in sorted(rendered.services)},
             endpoints={name: rotation.routes[name] for name in sorted(rendered.services)},
         )
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orbitcontrol.errors import HAProxyError
 from orbitcontrol.haproxy.check import run_program
-from orbitcontrol.haproxy.master import MasterSocket
+from orbitcontrol.haproxy.master import PATIENCE, MasterSocket
 
 COMMAND_DEADLINE = 30.0
 
@@ -40,7 +40,7 @@ class ExternalProcess:
             assert self._master is not None  # noqa: S101 -- one of the two is there
             await self._master.reload()
             return
-        before = await self._master.processes() if self._master else None
+        before = await self._master.processes(patience=PATIENCE) if self._master else None
         status, output = await run_program(["/bin/sh", "-c", self._command], deadline=COMMAND_DEADLINE)
         if status != 0:
             raise HAProxyError(

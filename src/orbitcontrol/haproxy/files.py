@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from orbitcontrol.errors import HAProxyError
 
 BACKUPS = 3
 """How many earlier configurations are kept, as ``haproxy.cfg.1`` (the newest) to ``.3``."""
+
+_CONTENTS_NAME = re.compile(r"[0-9a-f]{16}")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -89,17 +92,17 @@ def write_files(parent: Path, files: Mapping[str, str]) -> None:
 
 
 def prune(parent: Path, config: Path) -> None:
-    """Removes the content directories that neither the configuration nor a backup of it names."""
+    """Removes the content directories that neither the configuration nor a backup of it names.
+
+    Whatever else lies in ``parent`` is somebody else's.
+    """
     if not parent.is_dir():
         return
     texts = [read_text(config), *(read_text(_backup(config, n)) for n in range(1, BACKUPS + 1))]
-    for directory in _unnamed(parent, [text for text in texts if text is not None]):
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _unnamed(parent: Path, texts: Iterable[str]) -> list[Path]:
-    whole = "\n".join(texts)
-    return [entry for entry in parent.iterdir() if f"{parent}/{entry.name}" not in whole]
+    named = "\n".join(text for text in texts if text is not None)
+    for entry in parent.iterdir():
+        if _CONTENTS_NAME.fullmatch(entry.name) and f"{parent}/{entry.name}" not in named:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _refuse_unsafe(name: str) -> None:

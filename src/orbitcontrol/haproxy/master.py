@@ -9,6 +9,7 @@ count of failures is not 0, and worked when the serving workers are others than 
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 from orbitcontrol.codec.haproxy import (
@@ -22,6 +23,9 @@ from orbitcontrol.errors import HAProxyError
 
 ANSWER_DEADLINE = 2.0
 RELOAD_DEADLINE = 8.0
+PATIENCE = 1.0
+"""Seconds in which a master that starts or reloads listens again; 2.6 takes up to 0.1."""
+
 _LOOK_AGAIN = 0.02
 _LONGEST_ANSWER = 16 << 20
 
@@ -48,9 +52,17 @@ class MasterSocket:
         except OSError as error:
             raise HAProxyError(f"{self.path}: {error.strerror or error}") from error
 
-    async def processes(self) -> Processes:
-        """Who runs now."""
-        reply = await self.command("show proc")
+    async def processes(self, *, patience: float = 0.0) -> Processes:
+        """Who runs now. ``patience``: seconds to wait for a master that does not listen for the moment."""
+        until = time.monotonic() + patience
+        while True:
+            try:
+                reply = await self.command("show proc")
+                break
+            except NobodyListens:
+                if time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(_LOOK_AGAIN)
         found = parse_processes(reply)
         if found is None:
             raise HAProxyError(f"{self.path}: not a master's answer to 'show proc': {reply[:100]!r}")
@@ -58,7 +70,7 @@ class MasterSocket:
 
     async def reload(self) -> None:
         """Reloads and waits for the outcome. Raises HAProxyError when the new worker did not come up."""
-        before = await self.processes()
+        before = await self.processes(patience=PATIENCE)
         try:
             reply = parse_reload(await self.command("reload", deadline=RELOAD_DEADLINE))
         except NobodyListens:

@@ -9,6 +9,7 @@ files with which HAProxy can be started.
 from __future__ import annotations
 
 import asyncio
+import glob
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -30,8 +31,8 @@ _T = TypeVar("_T")
 class HAProxySettings(Struct, frozen=True, kw_only=True):
     """Where HAProxy is and how it is run; the ``--haproxy-…`` options of ``orbitctl daemon``.
 
-    ``socket`` is the runtime socket that templates are told of; "" means ``haproxy.sock`` beside
-    the configuration.
+    ``socket`` is a glob, whose first match templates are told as the runtime socket; "" means
+    ``haproxy.sock`` beside the configuration.
     """
 
     config_dir: Path
@@ -52,7 +53,7 @@ class HAProxy:
         self._certs = directory / "certs"
         self._files = directory / "haproxy_files"
         self._binary = settings.binary
-        self._socket = settings.socket or str(directory / "haproxy.sock")
+        self._socket = _first_match(settings.socket) or str(directory / "haproxy.sock")
         self._process: ManagedProcess | ExternalProcess = (
             ManagedProcess(self._config, binary=settings.binary)
             if settings.managed
@@ -115,6 +116,11 @@ class HAProxy:
     def _prune(self) -> None:
         for parent in (self._certs, self._files):
             files.prune(parent, self._config)
+
+
+def _first_match(pattern: str) -> str:
+    """The first path that the glob matches; the pattern itself when there is none yet."""
+    return min(glob.glob(pattern), default=pattern)  # noqa: PTH207 -- Path.glob takes no absolute pattern
 
 
 async def _off_loop(call: Callable[..., _T], *arguments: object) -> _T:

@@ -73,6 +73,11 @@ def _at(path: str, line: int | None) -> str:
     return path if line is None else f"{path}:{line}"
 
 
+def _place(finding: Finding) -> str:
+    """What makes two problems the same one: their line; warnings, and what has no line, their words."""
+    return finding.file if finding.is_problem and ":" in finding.file else str(finding)
+
+
 def _advice(path: str, text: str) -> Iterator[Finding]:
     for message in advice(text):
         yield Finding(file=path, message=message, severity="warning")
@@ -112,17 +117,22 @@ class _Trial:
         return True
 
     async def judge(self, renderings: list[Rendered]) -> list[Finding]:
-        """HAProxy's problems and warnings; what only some numbers of endpoints cause says which."""
+        """HAProxy's problems, one for each line, and its warnings.
+
+        A problem that one and two endpoints both show is the line's; any other says when it shows.
+        """
         found = [await self._judge(rendered) for rendered in renderings]
-        everywhere = set.intersection(*(set(findings) for findings in found))
-        judged: list[Finding] = []
+        places = [{_place(finding) for finding in findings if finding.is_problem} for findings in found]
+        judged: dict[str, Finding] = {}
         for how_many, findings in zip(_HOW_MANY, found, strict=True):
             for finding in findings:
-                if finding in everywhere or finding.severity == "warning":
-                    judged.append(finding)
+                place = _place(finding)
+                if not finding.is_problem or (place in places[1] and place in places[2]):
+                    judged.setdefault(place, finding)
                 else:
-                    judged.append(structs.replace(finding, message=f"{finding.message} ({how_many})"))
-        return judged
+                    message = f"{finding.message} ({how_many})"
+                    judged.setdefault(place, structs.replace(finding, message=message))
+        return list(judged.values())
 
     async def _judge(self, rendered: Rendered) -> list[Finding]:
         """Asks HAProxy until it names no account that is unknown here; each such line is then left out."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from orbitcontrol.codec.haproxy import Message
 from orbitcontrol.model.configuration import ProxyConfiguration
-from orbitcontrol.model.service import Service
+from orbitcontrol.model.service import Container, Service
 from orbitcontrol.model.state import Endpoint
 
 _NAMED = 5
@@ -66,6 +66,18 @@ class ProxyState(Struct, frozen=True, kw_only=True, rename="pascal"):
     services: dict[str, Service] = {}
     endpoints: dict[str, dict[str, Endpoint]] = {}
     applied: str = ""
+
+
+def as_named(service: Service) -> Service:
+    """What a template can see of a service, and nothing else: no environment, no credentials."""
+    image = service.image
+    return Service(
+        name=service.name,
+        endpoint_port=service.endpoint_port,
+        instances=service.instances,
+        attributes=service.attributes,
+        container=None if image is None else Container(config={"Image": image}),
+    )
 
 
 def template_path(tag: str) -> str:

@@ -269,7 +269,7 @@ async def test_a_template_without_a_runtime_socket_works(
     generation = balancer.import_template(template)
     balancer.start()
     await balancer.judged(generation, accepted=True)
-    assert "each change is a reload" in await balancer.problem("stats socket")
+    assert "each change is a reload" in await balancer.problem("template")
     await eventually(lambda: _answers(balancer), "it serves")
 
 
