@@ -32,6 +32,7 @@ Answer = TypeVar("Answer", bound=Message)
 _CONNECT_POLL = 0.005
 _RETRY_PAUSE = 0.05
 _REASON_TIMEOUT = 0.2
+"""Seconds of a call's time that are kept for asking gRPC why there is no connection."""
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.lb_policy_name", "round_robin"),
@@ -173,7 +174,7 @@ class EtcdConnection:
         """The channel with a connection standing, and a token if the cluster wants one."""
         channel = None
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline - _REASON_TIMEOUT):
                 while True:
                     channel = await self._open()
                     if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:

@@ -40,6 +40,9 @@ class EtcdSettings(Struct, frozen=True, kw_only=True):
         if (self.cert is None) != (self.key is None):
             raise UsageError("etcd needs a client certificate and its key together, or neither")
 
+    def __repr__(self) -> str:
+        return f"EtcdSettings({self.address!r})"  # without the password: it may end in a log
+
     @property
     def encrypted(self) -> bool:
         """True when the connection uses TLS."""

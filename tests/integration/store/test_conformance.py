@@ -105,6 +105,13 @@ async def test_more_ranges_than_a_transaction_takes_are_read_at_one_revision(sto
     assert [index for index, found in enumerate(reading.ranges) if found] == [0, 60, 120, 180, 240]
 
 
+async def test_a_range_larger_than_any_transaction_is_read_at_once(store: Store) -> None:
+    for turn in range(5):
+        await store.commit([], [Put(f"/web/{turn}/{number}", bytes(140_000)) for number in range(10)])
+    (found,) = (await store.read(WEB)).ranges
+    assert sum(len(each.value) for each in found) == 50 * 140_000
+
+
 async def test_keys_and_values_may_be_any_text_and_any_bytes(store: Store, other: Store) -> None:
     keys = ["/web/grün", "/web/日本", "/web/\U0001f680", "/web/ blank", "/web/\x01", "/web/" + "x" * 400]
     everything = bytes(range(256))

@@ -78,6 +78,11 @@ def test_a_password_needs_a_user_and_a_certificate_its_key() -> None:
         open_store("sqlite:///tmp/store.db", user="root", password="x")
 
 
+def test_settings_do_not_print_their_password() -> None:
+    settings = EtcdSettings(endpoints=("a:2379",), user="root", password="secret")
+    assert "secret" not in f"{settings} {settings!r}"
+
+
 @pytest.mark.parametrize("given", [{"tls": True}, {"ca": "/ca"}, {"cert": "/cert", "key": "/key"}])
 def test_tls_is_on_when_anything_of_it_is_given(given: dict[str, str]) -> None:
     assert EtcdSettings(endpoints=("a:2379",), **given).encrypted  # type: ignore[arg-type]
