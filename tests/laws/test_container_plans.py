@@ -12,19 +12,21 @@ from orbitcontrol.model.configuration import Desired, EffectiveService, MachineI
 from orbitcontrol.model.containers import ContainerState, ObservedContainer
 from orbitcontrol.model.runs import Verdict
 from orbitcontrol.model.service import Container, Service
+from orbitcontrol.planning.container_specs import (
+    InstanceKey,
+    WantedContainer,
+    container_spec,
+    own_containers,
+    wanted_containers,
+)
 from orbitcontrol.planning.containers import (
     Action,
-    InstanceKey,
     Remove,
     Replace,
     Situation,
     Start,
-    WantedContainer,
     alive_by_instance,
-    container_spec,
-    own_containers,
     plan_containers,
-    wanted_containers,
 )
 
 ADDRESS = "10.0.0.5"

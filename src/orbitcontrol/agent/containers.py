@@ -35,15 +35,8 @@ from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, EffectiveService
 from orbitcontrol.model.containers import ContainerEvent, ObservedContainer
 from orbitcontrol.model.runs import Run
-from orbitcontrol.planning.containers import (
-    InstanceKey,
-    OwnContainer,
-    Situation,
-    alive_by_instance,
-    own_containers,
-    plan_containers,
-    wanted_containers,
-)
+from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, own_containers, wanted_containers
+from orbitcontrol.planning.containers import Situation, alive_by_instance, plan_containers
 from orbitcontrol.planning.ports import PortRange
 from orbitcontrol.ports import ContainerRuntime
 

@@ -17,7 +17,7 @@ from orbitcontrol.errors import DockerError, OrbitError, PortTaken
 from orbitcontrol.log import Log
 from orbitcontrol.model.containers import ObservedContainer
 from orbitcontrol.model.runs import RunId
-from orbitcontrol.planning.containers import OwnContainer, WantedContainer, container_spec
+from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer, container_spec
 from orbitcontrol.ports import ContainerRuntime
 
 WITHDRAWAL_TIMEOUT = 30.0

@@ -11,7 +11,7 @@ import msgspec
 
 from orbitcontrol.errors import DockerError
 from orbitcontrol.log import Log
-from orbitcontrol.planning.containers import InstanceKey
+from orbitcontrol.planning.container_specs import InstanceKey
 from orbitcontrol.planning.ports import Ledger, PortRange, marked, pick_port
 
 _log = Log(__name__)

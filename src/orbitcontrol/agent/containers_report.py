@@ -10,15 +10,8 @@ from orbitcontrol.model.configuration import Desired, EffectiveService
 from orbitcontrol.model.runs import Run, RunId, Verdict
 from orbitcontrol.model.state import InstanceReport
 from orbitcontrol.planning.backoff import Backoff
-from orbitcontrol.planning.containers import (
-    Action,
-    ContainerPlan,
-    InstanceKey,
-    OwnContainer,
-    Start,
-    WantedContainer,
-    run_of,
-)
+from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, WantedContainer, run_of
+from orbitcontrol.planning.containers import Action, ContainerPlan, Start
 
 _REPEATEDLY = 2
 

@@ -16,17 +16,8 @@ from orbitcontrol.agent.containers_images import Images
 from orbitcontrol.errors import OrbitError
 from orbitcontrol.log import Log
 from orbitcontrol.planning.backoff import Backoff, ended, failed, seen
-from orbitcontrol.planning.containers import (
-    Action,
-    ContainerPlan,
-    InstanceKey,
-    OwnContainer,
-    Remove,
-    Replace,
-    Start,
-    StartKey,
-    WantedContainer,
-)
+from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, WantedContainer
+from orbitcontrol.planning.containers import Action, ContainerPlan, Remove, Replace, Start, StartKey
 
 _log = Log(__name__)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import os
 from pathlib import Path
@@ -73,7 +72,7 @@ def _from_entry(entry: dict[str, Any], server: str, path: Path) -> dict[str, str
         return None
     try:
         user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DockerError(
             f"{path}: the auth entry of {server} is not base64: run docker login again"
         ) from error

@@ -1,9 +1,7 @@
-"""Which containers a machine is to run, and what to do about those it does run.
+"""What to do about the containers of a machine: start, replace, remove, or wait.
 
-``wanted_containers`` turns the configuration into containers with a hash each; ``plan_containers``
-compares them with what Docker shows. A container belongs to a machine by its labels, and is what
-is wanted when its hash is: nothing else about it is compared, so a daemon that comes up adopts
-what its predecessor left.
+``plan_containers`` compares what is wanted with what Docker shows. What matches is left alone, so a
+daemon that comes up adopts what its predecessor left.
 
 Two rules keep a service serving. What ended is started again on its own account, as often as its
 backoff allows. What runs but is outdated is replaced one instance at a time, and one that serves
@@ -13,78 +11,23 @@ takes out one instance, not all.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from orbitcontrol.codec.imageref import canonical
-from orbitcontrol.model.configuration import Desired, EffectiveService
-from orbitcontrol.model.containers import ContainerSpec, ObservedContainer
-from orbitcontrol.model.runs import Run, RunId, Verdict
-from orbitcontrol.model.service import Container, Service, Update
+from orbitcontrol.model.containers import ObservedContainer
+from orbitcontrol.model.runs import RunId, Verdict
+from orbitcontrol.model.service import Update
 from orbitcontrol.planning.backoff import Backoff
-
-LABEL_SERVICE = "orbitcontrol.service"
-LABEL_INSTANCE = "orbitcontrol.instance"
-LABEL_REVISION = "orbitcontrol.revision"
-LABEL_REVISION_SOURCE = "orbitcontrol.revision-source"
-LABEL_SERIAL = "orbitcontrol.serial"
-LABEL_CONFIG_HASH = "orbitcontrol.config-hash"
-LABEL_MACHINE = "orbitcontrol.machine"
-LABEL_PORT = "orbitcontrol.port"
-
-_DEFAULT_LOG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
-_ALIVE = frozenset({"running", "paused", "restarting"})
-
-
-class InstanceKey(Struct, frozen=True, order=True):
-    """One instance of a service on this machine; instances count from 1."""
-
-    service: str
-    instance: int = 1
-
-    def __str__(self) -> str:
-        return f"{self.service} (instance {self.instance})"
-
-
-class WantedContainer(Struct, frozen=True, kw_only=True):
-    """A container to run. ``port`` is where it answers: 0 for a worker, None for one yet to be picked."""
-
-    key: InstanceKey
-    name: str
-    image: str
-    address: str
-    port: int | None
-    config_hash: str
-    effective: EffectiveService
-
-
-class OwnContainer(Struct, frozen=True, kw_only=True):
-    """A container that Orbit created for this machine, as its labels tell it."""
-
-    container: ObservedContainer
-    key: InstanceKey
-    config_hash: str
-    revision: str
-    port: int
-
-    @property
-    def alive(self) -> bool:
-        """True while its process may be there: it must be stopped before it can be removed."""
-        return self.container.state in _ALIVE
-
-    @property
-    def ended(self) -> bool:
-        """True when it ran and does not any more."""
-        return self.container.state in {"exited", "dead"}
-
-    @property
-    def run_id(self) -> RunId:
-        return RunId(self.key.service, self.key.instance, self.container.id, self.container.started_at)
+from orbitcontrol.planning.container_specs import (
+    LABEL_MACHINE,
+    InstanceKey,
+    OwnContainer,
+    WantedContainer,
+    own_container,
+    own_containers,
+)
 
 
 class Start(Struct, frozen=True, kw_only=True):
@@ -155,43 +98,6 @@ class Situation(Struct, frozen=True, kw_only=True):
     now: float = 0.0
 
 
-def wanted_containers(desired: Desired) -> tuple[WantedContainer, ...]:
-    """Every container that the machine is to run, by service and instance."""
-    address = desired.machine.address
-    return tuple(
-        _wanted(effective, container, instance, address)
-        for _, effective in sorted(desired.services.items())
-        if (container := effective.service.container) is not None
-        for instance in range(1, effective.service.instances + 1)
-    )
-
-
-def container_spec(wanted: WantedContainer, *, port: int) -> ContainerSpec:
-    """What to ask Docker for: the author's own objects plus labels, log limits and published port.
-
-    ``port`` is ``wanted.port``, or the picked one. Orbit alone restarts, so Docker is told not to.
-    """
-    service = wanted.effective.service
-    container = service.container or Container()
-    host_config = {**container.host_config, "RestartPolicy": {"Name": "no"}}
-    if not host_config.get("LogConfig"):
-        host_config["LogConfig"] = _DEFAULT_LOG
-    body = {**container.config, "Image": wanted.image, "HostConfig": host_config}
-    body["Labels"] = {**(container.config.get("Labels") or {}), **_labels(wanted, port)}
-    if service.container_port is not None and not _on_host_network(container):
-        inside = f"{service.container_port}/tcp"
-        body["ExposedPorts"] = {**(container.config.get("ExposedPorts") or {}), inside: {}}
-        host_config["PortBindings"] = _bindings(
-            host_config.get("PortBindings") or {}, inside, wanted.address, port
-        )
-    return ContainerSpec(name=wanted.name, image=wanted.image, body=body)
-
-
-def own_containers(observed: Iterable[ObservedContainer], *, address: str) -> tuple[OwnContainer, ...]:
-    """Those that Orbit created for this machine. Labels it cannot have written make a stranger."""
-    return tuple(own for container in observed if (own := _own(container, address)) is not None)
-
-
 def alive_by_instance(
     own: Iterable[OwnContainer], wanted: Mapping[InstanceKey, WantedContainer]
 ) -> dict[InstanceKey, OwnContainer]:
@@ -205,11 +111,6 @@ def alive_by_instance(
     for container in sorted((one for one in own if one.alive), key=rank):
         best.setdefault(container.key, container)
     return best
-
-
-def run_of(own: OwnContainer, effective: EffectiveService, *, address: str) -> Run:
-    """The run that a living container is, answering where it was published when it was created."""
-    return Run(id=own.run_id, effective=effective, host=address, port=own.port, revision=own.revision)
 
 
 def plan_containers(wanted: Collection[WantedContainer], situation: Situation) -> ContainerPlan:
@@ -332,7 +233,7 @@ def _obstacle(wanted: WantedContainer, situation: Situation) -> str:
     for container in situation.observed:
         if container.name != wanted.name:
             continue
-        own = _own(container, situation.address)
+        own = own_container(container, address=situation.address)
         if own is None:
             owner = container.labels.get(LABEL_MACHINE)
             whose = f"belongs to the machine {owner}" if owner else "was not created by Orbit"
@@ -366,90 +267,3 @@ def _why_remove(own: OwnContainer, wanted: Mapping[InstanceKey, WantedContainer]
     if any(key.service == own.key.service for key in wanted):
         return f"instance {own.key.instance} of {own.key.service} is not wanted any more"
     return f"no container of {own.key.service} is wanted on this machine any more"
-
-
-def _wanted(
-    effective: EffectiveService, container: Container, instance: int, address: str
-) -> WantedContainer:
-    service = effective.service
-    return WantedContainer(
-        key=InstanceKey(service.name, instance),
-        name=service.name if service.instances == 1 else f"{service.name}-{instance}",
-        image=canonical(str(container.config.get("Image", ""))),
-        address=address,
-        port=_port(service, container),
-        config_hash=_config_hash(service, container, address),
-        effective=effective,
-    )
-
-
-def _port(service: Service, container: Container) -> int | None:
-    if _on_host_network(container):
-        return service.endpoint_port or service.container_port or 0
-    return None if service.picks_port else service.endpoint_port
-
-
-def _on_host_network(container: Container) -> bool:
-    return container.host_config.get("NetworkMode") == "host"
-
-
-def _config_hash(service: Service, container: Container, address: str) -> str:
-    """What makes two containers interchangeable, as sixteen hex digits.
-
-    Not part of it: who asked for the revision, the picked port, what Orbit adds by itself (a new
-    release that adds something else must not replace every container), and ``RestartPolicy``,
-    which has no effect.
-    """
-    host_config = {name: value for name, value in container.host_config.items() if name != "RestartPolicy"}
-    content = {
-        "Config": {**container.config, "Image": canonical(str(container.config.get("Image", "")))},
-        "HostConfig": host_config,
-        "ContainerPort": service.container_port,
-        "EndpointPort": service.endpoint_port,
-        "Address": address,
-    }
-    encoded = msgspec.json.encode(content, order="deterministic")
-    return hashlib.sha256(encoded).hexdigest()[:16]
-
-
-def _labels(wanted: WantedContainer, port: int) -> dict[str, str]:
-    return {
-        LABEL_SERVICE: wanted.key.service,
-        LABEL_INSTANCE: str(wanted.key.instance),
-        LABEL_REVISION: wanted.effective.revision,
-        LABEL_REVISION_SOURCE: wanted.effective.revision_source,
-        LABEL_SERIAL: str(wanted.effective.serial),
-        LABEL_CONFIG_HASH: wanted.config_hash,
-        LABEL_MACHINE: wanted.address,
-        LABEL_PORT: str(port),
-    }
-
-
-def _bindings(written: Mapping[str, Any], inside: str, address: str, port: int) -> dict[str, Any]:
-    """The author's bindings and Orbit's own, unless they already publish that very port."""
-    existing = list(written.get(inside) or [])
-    covered = any(
-        str(binding.get("HostPort")) == str(port)
-        and binding.get("HostIp", "") in {"", "0.0.0.0", "::", address}  # noqa: S104 -- compared, not bound
-        for binding in existing
-    )
-    own = [] if covered else [{"HostIp": address, "HostPort": str(port)}]
-    return {**written, inside: [*existing, *own]}
-
-
-def _own(container: ObservedContainer, address: str) -> OwnContainer | None:
-    labels = container.labels
-    if labels.get(LABEL_MACHINE) != address or not labels.get(LABEL_SERVICE):
-        return None
-    try:
-        key = InstanceKey(labels[LABEL_SERVICE], int(labels.get(LABEL_INSTANCE, "")))
-        port = int(labels.get(LABEL_PORT, ""))
-    except ValueError:
-        return None
-    return OwnContainer(
-        container=container,
-        key=key,
-        config_hash=labels.get(LABEL_CONFIG_HASH, ""),
-        revision=labels.get(LABEL_REVISION, ""),
-        port=port,
-    )

@@ -10,18 +10,20 @@ from orbitcontrol.model.containers import ContainerState, ObservedContainer
 from orbitcontrol.model.runs import RunId, Verdict
 from orbitcontrol.model.service import Container, Service
 from orbitcontrol.planning.backoff import Backoff
+from orbitcontrol.planning.container_specs import (
+    InstanceKey,
+    WantedContainer,
+    container_spec,
+    wanted_containers,
+)
 from orbitcontrol.planning.containers import (
     Action,
     ContainerPlan,
-    InstanceKey,
     Remove,
     Replace,
     Situation,
     Start,
-    WantedContainer,
-    container_spec,
     plan_containers,
-    wanted_containers,
 )
 
 ADDRESS = "10.0.0.5"
