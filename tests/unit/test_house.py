@@ -103,6 +103,15 @@ def test_modules_that_documents_name_exist() -> None:
     assert missing == []
 
 
+def test_the_architecture_says_what_every_module_is_for() -> None:
+    package = ROOT / "src/orbitcontrol"
+    text = (ROOT / "docs/architecture.md").read_text()
+    modules = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    generated = {name for name in modules if name.endswith("_pb2.py")}
+    holding = {name for name in modules - generated if not name.endswith("__init__.py")}
+    assert {name for name in holding if f"`{name}`" not in text} == set()
+
+
 def test_ci_runs_what_everybody_runs() -> None:
     ci = ROOT / ".ci/run"
     assert os.access(ci, os.X_OK)
