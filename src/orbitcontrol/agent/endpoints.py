@@ -28,7 +28,15 @@ from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.state import Endpoint
 from orbitcontrol.model.stored import Delete, KeyValue, Operation, Put, Range
-from orbitcontrol.planning.endpoints import Action, Address, Publish, Published, Publisher, plan_endpoints
+from orbitcontrol.planning.endpoints import (
+    Action,
+    Address,
+    Publish,
+    Published,
+    Publisher,
+    Sight,
+    plan_endpoints,
+)
 from orbitcontrol.ports import StateFiles, Store
 
 _log = Log(__name__)
@@ -84,11 +92,13 @@ class EndpointsLoop:
         self._seen |= {run.id for run in runs}
         actions = plan_endpoints(
             publisher=Publisher(self._machine.address, session.id, desired.machine.zone),
-            runs=runs,
-            verdicts=self._board.verdicts.value,
-            retiring=self._board.retiring.value,
-            unseen=self._board.unseen.value,
-            seen=self._seen,
+            sight=Sight(
+                runs=runs,
+                verdicts=self._board.verdicts.value,
+                retiring=self._board.retiring.value,
+                unseen=self._board.unseen.value,
+                seen=self._seen,
+            ),
             published=self._published,
             new_id=self._new_id,
         )

@@ -19,6 +19,7 @@ from orbitcontrol.model.stored import Put
 from orbitcontrol.ports import Store
 
 _SHORTEST_PAUSE = 1.0
+_SETTLE = 3.0
 
 
 class RecordLoop:
@@ -36,8 +37,13 @@ class RecordLoop:
         self._wake = Wake()
 
     async def run(self) -> None:
-        """Never returns."""
+        """Never returns.
+
+        Waits at first until all services are judged, so that a start which changes nothing does not
+        show in the record either.
+        """
         board = self._board
+        await board.registered.wait_for(bool, timeout=_SETTLE)
         board.session.subscribe(self._wake)
         board.desired.subscribe(self._wake)
         board.instances.subscribe(self._wake)

@@ -145,7 +145,6 @@ class OrbitGroup(_Configured, click.Group):
     """A group with the global options, whose commands may be imported when they are asked for."""
 
     command_class = OrbitCommand
-    group_class = type  # groups within groups are of this same class
 
     def __init__(self, *arguments: Any, lazy: LazyGroup | None = None, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)

@@ -26,6 +26,27 @@ _INSTANCE_COLUMNS = (
 )
 
 
+class _ServiceGroup(OrbitGroup):
+    """A group whose own options may follow NAME, as people write them: ``service web -o json``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        taking = {name for parameter in self.params for name in parameter.opts if _takes_value(parameter)}
+        options: list[str] = []
+        names: list[str] = []
+        rest = list(args)
+        while rest and not (names and rest[0] in self.commands):
+            word = rest.pop(0)
+            if word.startswith("-") and word != "-":
+                options += [word, rest.pop(0)] if word in taking and rest else [word]
+            else:
+                names.append(word)
+        return super().parse_args(ctx, [*options, *names, *rest])
+
+
+def _takes_value(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Option) and not parameter.is_flag
+
+
 _EXAMPLES = """\b
 Examples:
   orbitctl service                                   all services
@@ -37,7 +58,7 @@ Examples:
 
 
 @click.group(
-    cls=OrbitGroup, epilog=_EXAMPLES, invoke_without_command=True, subcommand_metavar="[set|unset] …"
+    cls=_ServiceGroup, epilog=_EXAMPLES, invoke_without_command=True, subcommand_metavar="[set|unset] …"
 )
 @click.argument("name", required=False)
 @output_option
@@ -59,12 +80,12 @@ def service(context: click.Context, name: str | None, output: str) -> None:
         _print_service(view, wide=output == "wide")
 
 
-@service.group(name="set")
+@service.group(name="set", cls=OrbitGroup)
 def set_() -> None:
     """Set the revision."""
 
 
-@service.group(name="unset")
+@service.group(name="unset", cls=OrbitGroup)
 def unset() -> None:
     """Take the revision back."""
 

@@ -56,28 +56,35 @@ class Publisher(Struct, frozen=True):
     zone: str
 
 
+class Sight(Struct, frozen=True, kw_only=True):
+    """What a machine knows of its runs.
+
+    ``unseen`` names services whose containers cannot be seen now; of them only runs that were
+    ``seen`` earlier, and are gone, have ended. ``retiring`` runs are about to be stopped.
+    """
+
+    runs: Collection[Run]
+    verdicts: Mapping[RunId, Verdict]
+    retiring: Collection[RunId] = frozenset()
+    unseen: Collection[str] = frozenset()
+    seen: Collection[RunId] = frozenset()
+
+
 def plan_endpoints(
     *,
     publisher: Publisher,
-    runs: Collection[Run],
-    verdicts: Mapping[RunId, Verdict],
-    retiring: Collection[RunId],
-    unseen: Collection[str],
-    seen: Collection[RunId],
+    sight: Sight,
     published: Mapping[Address, Published],
     new_id: Callable[[], str],
 ) -> tuple[Action, ...]:
-    """What to withdraw and what to publish, withdrawals first.
-
-    ``unseen`` names services whose containers cannot be seen now; of them only runs that were
-    ``seen`` earlier, and are gone, have ended. The others' endpoints stay as they are.
-    """
-    wanted = _wanted(runs, verdicts, retiring)
-    withdrawals = [
-        Withdraw(address, _why_withdrawn(item.run, runs, verdicts, retiring))
+    """What to withdraw and what to publish, withdrawals first."""
+    wanted = _wanted(sight)
+    faults = {
+        address: _fault(address, item.run, sight)
         for address, item in sorted(published.items())
-        if address not in wanted and (address.service not in unseen or item.run in seen)
-    ]
+        if address not in wanted
+    }
+    withdrawals = [Withdraw(address, reason) for address, reason in faults.items() if reason]
     publications = []
     for address, run in sorted(wanted.items()):
         before = published.get(address)
@@ -136,28 +143,24 @@ def all_judged(
 _ENDED = frozenset({"failed", "backoff", "blocked"})
 
 
-def _wanted(
-    runs: Collection[Run], verdicts: Mapping[RunId, Verdict], retiring: Collection[RunId]
-) -> dict[Address, Run]:
+def _wanted(sight: Sight) -> dict[Address, Run]:
     wanted: dict[Address, Run] = {}
-    for run in sorted(runs, key=lambda run: run.id):
-        verdict = verdicts.get(run.id)
-        if run.port and verdict is not None and verdict.up and run.id not in retiring:
+    for run in sorted(sight.runs, key=lambda run: run.id):
+        verdict = sight.verdicts.get(run.id)
+        if run.port and verdict is not None and verdict.up and run.id not in sight.retiring:
             wanted.setdefault(address_of(run), run)
     return wanted
 
 
-def _why_withdrawn(
-    run: RunId | None,
-    runs: Collection[Run],
-    verdicts: Mapping[RunId, Verdict],
-    retiring: Collection[RunId],
-) -> str:
+def _fault(address: Address, run: RunId | None, sight: Sight) -> str | None:
+    """Why an endpoint that is not wanted must go; None when nothing is known against it."""
     if run is None:
-        return "its run is not known"
-    if run in retiring:
+        return None if address.service in sight.unseen else "its run is not known"
+    if run in sight.retiring:
         return "about to be stopped"
-    if all(other.id != run for other in runs):
-        return "its container ended" if run.container_id else "its service is not bound here any more"
-    verdict = verdicts.get(run)
-    return f"checks failed: {verdict.reason}" if verdict is not None else "its checks are not known"
+    if any(other.id == run for other in sight.runs):
+        verdict = sight.verdicts.get(run)
+        return None if verdict is None else f"checks failed: {verdict.reason}"
+    if address.service in sight.unseen and run not in sight.seen:
+        return None
+    return "its container ended" if run.container_id else "its service is not bound here any more"

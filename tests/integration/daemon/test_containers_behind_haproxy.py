@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 LEGACY_TREE = Path(__file__).parents[2] / "data" / "legacy-tree"
 
+
 def test_two_instances_are_served_a_killed_one_returns_and_a_new_revision_arrives(site: Site) -> None:
     site.engine.image("web:R1", says="this is R1")
     site.engine.image("web:R2", says="this is R2")

@@ -47,10 +47,12 @@ def test_it_is_published_while_it_is_healthy_and_withdrawn_while_it_is_not(
 
     webserver.status = 500
     eventually(lambda: not cluster.endpoints("web"), what="withdrawn after failed checks")
-    problems = cluster.orbitctl("status", "-o", "json").json["Problems"]
-    assert any(
-        "service web" in problem["Subject"] and "status 500" in problem["Reason"] for problem in problems
-    )
+
+    def told() -> bool:
+        problems = cluster.orbitctl("status", "-o", "json").json["Problems"]
+        return any("service web" in each["Subject"] and "status 500" in each["Reason"] for each in problems)
+
+    eventually(told, what="the reason in status")
 
     webserver.status = 204
     eventually(lambda: cluster.endpoints("web"), what="published again")
@@ -110,7 +112,7 @@ def test_a_daemon_that_comes_back_within_its_lease_changes_nothing(
     import_web(cluster, web(webserver.port))
     machine = cluster.machine(lease_ttl="30s")
     machine.start()
-    before = everything(cluster)
+    before = at_rest(cluster)
     code = machine.stop(how)
     assert code == (0 if how == signal.SIGTERM else -signal.SIGKILL)
     assert everything(cluster) == before
@@ -167,11 +169,20 @@ def test_a_second_daemon_on_the_same_state_directory_is_told_so(cluster: Cluster
 def test_nothing_is_written_while_nothing_changes(cluster: Cluster, webserver: WebServer) -> None:
     import_web(cluster, web(webserver.port))
     cluster.machine().start()
-    eventually(lambda: cluster.stored("machines/"), what="the machine's record")
-    before = everything(cluster)
+    before = at_rest(cluster)
     asked = webserver.asked
     eventually(lambda: webserver.asked > asked + 20, what="twenty more checks")
     assert everything(cluster) == before
+
+
+def at_rest(cluster: Cluster) -> list[KeyValue]:
+    """Everything, once the machine's record says that its service runs."""
+
+    def told() -> bool:
+        return any(b'"running"' in record.value for record in cluster.stored("machines/"))
+
+    eventually(told, what="the machine's record up to date")
+    return everything(cluster)
 
 
 def everything(cluster: Cluster) -> list[KeyValue]:

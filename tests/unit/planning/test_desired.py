@@ -1,3 +1,5 @@
+from collections.abc import Mapping
+
 import msgspec
 import pytest
 
@@ -12,7 +14,7 @@ META = ConfigMeta(epoch="e", generation=7, imported_at="", imported_by="")
 WEB = {"Name": "web", "EndpointPort": 80, "Container": {"Config": {"Image": "registry:5000/web:1"}}}
 
 
-def desired(entries: dict[str, object], *tags: str, revisions: Revisions | None = None) -> Desired:
+def desired(entries: Mapping[str, object], *tags: str, revisions: Revisions | None = None) -> Desired:
     raw = {
         entry: value if isinstance(value, bytes) else msgspec.json.encode(value)
         for entry, value in entries.items()
@@ -107,7 +109,7 @@ def test_the_image_runs_in_the_revision_that_is_set_nearest(
     ],
 )
 def test_a_service_that_cannot_be_understood_is_held_and_named(
-    entries: dict[str, object], revisions: Revisions, words: str
+    entries: Mapping[str, object], revisions: Revisions, words: str
 ) -> None:
     result = desired(
         entries | {"services/db": {"Name": "db"}, "tags/a/services/db": {}}, "a", revisions=revisions
@@ -139,7 +141,10 @@ def test_an_unreadable_template_holds_the_proxy() -> None:
 
 
 def test_the_zone_is_that_of_the_network_that_holds_the_address() -> None:
-    zones = {"eu-1a": ("10.0.0.0/24", "broken"), "eu-1b": ("10.0.1.0/24", "fd00::/8")}
+    zones: dict[str, tuple[str, ...]] = {
+        "eu-1a": ("10.0.0.0/24", "broken"),
+        "eu-1b": ("10.0.1.0/24", "fd00::/8"),
+    }
     configuration = Configuration(global_properties=GlobalProperties(availability_zones=zones))
     assert zone_of(configuration, "10.0.0.5") == "eu-1a"
     assert zone_of(configuration, "fd00::1") == "eu-1b"

@@ -13,6 +13,7 @@ from orbitcontrol.planning.endpoints import (
     Publish,
     Published,
     Publisher,
+    Sight,
     Withdraw,
     all_judged,
     plan_endpoints,
@@ -51,11 +52,7 @@ def plan(
 ) -> tuple[Action, ...]:
     return plan_endpoints(
         publisher=ME,
-        runs=runs,
-        verdicts=verdicts,
-        retiring=retiring,
-        unseen=unseen,
-        seen=seen,
+        sight=Sight(runs=runs, verdicts=verdicts, retiring=retiring, unseen=unseen, seen=seen),
         published=published or {},
         new_id=ids(),
     )
@@ -142,6 +139,23 @@ def test_what_cannot_be_seen_is_not_withdrawn_but_what_was_seen_to_end_is() -> N
     assert plan([], {}, published=done, unseen=unseen) == ()
     [withdrawal] = plan([], {}, published=done, unseen=unseen, seen=frozenset({run.id}))
     assert isinstance(withdrawal, Withdraw)
+
+
+def test_a_run_that_was_not_asked_yet_keeps_the_endpoint_that_was_proven_before() -> None:
+    run = web()
+    done = published_by(plan([run], {run.id: UP}))
+    assert plan([run], {}, published=done) == ()
+
+
+def test_an_endpoint_whose_run_nobody_remembers_is_withdrawn_unless_its_service_cannot_be_seen() -> None:
+    run = web()
+    done = {
+        address: structs.replace(item, run=None)
+        for address, item in published_by(plan([run], {run.id: UP})).items()
+    }
+    [withdrawal] = plan([run], {run.id: UNDECIDED}, published=done)
+    assert isinstance(withdrawal, Withdraw)
+    assert plan([], {}, published=done, unseen=frozenset({"web"})) == ()
 
 
 def desired(**services: Service) -> Desired:
