@@ -1,3 +1,11 @@
 """Fixtures for all tests; each kind of real program has its module in ``support``."""
 
-pytest_plugins = ["support.kinds", "support.etcd", "support.docker", "support.haproxy", "support.machine", "support.webserver", "support.site"]
+pytest_plugins = [
+    "support.kinds",
+    "support.etcd",
+    "support.docker",
+    "support.haproxy",
+    "support.machine",
+    "support.webserver",
+    "support.site",
+]
