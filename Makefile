@@ -31,7 +31,7 @@ lint: ## style, types and layer contracts
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	MYPYPATH=scripts/demo $(BIN)/mypy scripts/demo
+	MYPYPATH=scripts/demo $(BIN)/mypy scripts/demo examples/programs/clock.py
 	$(BIN)/lint-imports
 
 format: ## rewrites the code in the house's style
