@@ -90,14 +90,17 @@ class EndpointFollower:
         for service in self._mirrors.keys() - self._wanted:
             self._tasks.pop(service).cancel()
             del self._mirrors[service]
+            self._problems.report(f"mirror {_name(service)}", {})
         for service in sorted(self._wanted - self._mirrors.keys()):
-            name = f"endpoints {service}"
             mirror = Mirror(
-                name, store=self._store, range=self._keys.endpoints(service), problems=self._problems
+                _name(service),
+                store=self._store,
+                range=self._keys.endpoints(service),
+                problems=self._problems,
             )
             mirror.cell.subscribe(self._wake)
             self._mirrors[service] = mirror
-            self._tasks[service] = group.create_task(mirror.run(), name=f"mirror {name}")
+            self._tasks[service] = group.create_task(mirror.run(), name=f"mirror {_name(service)}")
 
     def _endpoints_of(self, entries: Iterable[KeyValue]) -> dict[str, Endpoint | None]:
         found: dict[str, Endpoint | None] = {}
@@ -118,3 +121,7 @@ class EndpointFollower:
             except UndecodableValue:
                 continue
         return found
+
+
+def _name(service: str) -> str:
+    return f"endpoints {service}"

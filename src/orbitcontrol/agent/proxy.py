@@ -54,6 +54,7 @@ LONGEST_DELAY = 0.5
 """Seconds after which it acts on changes that never pause."""
 
 _RETRY = 5.0
+_HELD = "which template this machine is to have cannot be told from its configuration"
 
 
 class EndpointWatch(Protocol):
@@ -188,6 +189,8 @@ class ProxyLoop:
                     advice = f"{template_path(candidate.tag)}: {NO_ADMIN_SOCKET}"
                     now.trouble.setdefault("template", advice)
                 break
+        if now.desired.proxy_held:
+            self._judge(now, _Refused(_HELD))
         self._watch.follow(frozenset(self._asked))
         self._report_absence(now)
 

@@ -61,8 +61,10 @@ class ManagedProcess:
             return False
         if not start or not self._config.exists():
             return False
-        if (pause := self._backoff.ready_at - time.monotonic()) > 0:
-            raise HAProxyError(f"HAProxy does not run: {self._backoff.reason}; next start in {pause:.0f} s")
+        if self._backoff.ready_at > time.monotonic():
+            raise HAProxyError(
+                f"HAProxy does not run: {self._backoff.reason}; it is started again with growing pauses"
+            )
         await self._start()
         return True
 
