@@ -270,15 +270,16 @@ cd {shlex.quote(str(Path.cwd()))}
 export PATH="$PWD/.venv/bin:$PATH"
 export ORBITCTL_STORE={self._store}
 export DOCKER_HOST={self._docker_host}
+export TREE={self._directory}/tree
 
 curl http://127.0.0.1:{_PROXY}/                       # and again: the other instance
 orbitctl status                                   # the whole cluster on one screen
 orbitctl endpoints
 orbitctl service web set revision R1              # back to the first revision
 docker kill web-1; orbitctl service web           # gone, and back
-orbitctl export /tmp/tree                         # the configuration as a tree:
-orbitctl plan /tmp/tree                           # edit it, look at the plan, import it
-orbitctl import /tmp/tree
+orbitctl export $TREE                             # the configuration as files: edit them,
+orbitctl plan $TREE                               # look at what would change,
+orbitctl import $TREE                             # and make it so
 tail -f {self._directory}/daemon.log"""
 
 
