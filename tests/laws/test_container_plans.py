@@ -45,11 +45,12 @@ class World(Struct, frozen=True):
     def situation(self) -> Situation:
         own = own_containers(self.containers, address=ADDRESS)
         up = {one.run_id for one in own if one.alive and one.revision not in self.broken}
+        down = {one.run_id for one in own if one.alive} - up
         return Situation(
             address=ADDRESS,
             observed=self.containers,
             held=self.held,
-            verdicts={run: Verdict(up=True, judged=True) for run in up},
+            verdicts={run: Verdict(up=run in up, judged=True) for run in up | down},
             published=up,
         )
 
@@ -186,6 +187,18 @@ def test_at_most_one_instance_of_a_service_is_replaced_at_a_time_and_one_action_
     assert len(replaced) == len(set(replaced))
     keys: list[InstanceKey] = [action.key for action in actions]
     assert len(keys) == len(set(keys))
+
+
+@given(worlds())
+@settings(max_examples=200)
+def test_nothing_alive_is_stopped_while_it_is_not_known_what_is_published(
+    start: tuple[tuple[WantedContainer, ...], World],
+) -> None:
+    wanted, world = start
+    unknown = structs.replace(world.situation(), published=None)
+    alive = {one.container.id for one in own_containers(world.containers, address=ADDRESS) if one.alive}
+    for action in plan_containers(wanted, unknown).actions:
+        assert not _touched(action) & alive
 
 
 @given(st.integers(2, 3))

@@ -63,11 +63,12 @@ class Machine:
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: DockerRuntime | None = None
 
-    async def start(self, *, withdrawal_timeout: float = 30.0) -> None:
-        """Starts the loop as a daemon's start does: knowing nothing."""
+    async def start(self, *, withdrawal_timeout: float = 30.0, knows_published: bool = True) -> None:
+        """Starts the loop as a daemon's start does: knowing nothing, or only what is published."""
         desired = self.board.desired.value
         self.board = Board()
         self.board.desired.set(desired)
+        self.board.proven.set(frozenset() if knows_published else None)
         self._runtime = DockerRuntime(self.host)
         self._loop = _WatchedLoop(
             board=self.board,

@@ -92,12 +92,13 @@ class ContainersLoop:
 
     async def run(self) -> None:
         """Works until it is cancelled, and then leaves the containers as they are. Never returns."""
-        for cell in (self._board.desired, self._board.verdicts, self._board.published):
+        board = self._board
+        for cell in (board.desired, board.verdicts, board.published, board.proven):
             cell.subscribe(self._wake)
         async with asyncio.TaskGroup() as group:
             self._work.group = group
             group.create_task(self._follow_events(), name="docker events")
-            await forever(_OWNER, self._step, wake=self._wake, problems=self._board.problems, tick=self._tick)
+            await forever(_OWNER, self._step, wake=self._wake, problems=board.problems, tick=self._tick)
 
     async def _step(self, _: frozenset[str]) -> None:
         desired = self._board.desired.value
@@ -144,7 +145,7 @@ class ContainersLoop:
             observed=observed,
             held=desired.held,
             verdicts=self._board.verdicts.value,
-            published=self._board.published.value,
+            published=None if self._board.proven.value is None else self._board.published.value,
             busy=busy,
             starts=self._work.starts,
             stops=self._work.stops,

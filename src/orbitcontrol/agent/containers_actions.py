@@ -63,7 +63,7 @@ class ContainerActions:
         run = own.run_id
         try:
             if own.alive:
-                await self._withdraw(run)
+                await self._withdraw(run, serves=own.port != 0 and not self._is_down(run))
                 await self._runtime.stop(own.container.id, grace=grace)
             await self._runtime.remove(own.container.id)
         finally:
@@ -93,15 +93,20 @@ class ContainerActions:
                 await self._runtime.remove(container_id)
             raise
 
-    async def _withdraw(self, run: RunId) -> None:
+    async def _withdraw(self, run: RunId, *, serves: bool) -> None:
         """Returns when nobody is sent to the run any more. Raises OrbitError when that does not happen."""
         board = self._board
-        serves = _is_up(board, run) or run in board.published.value
         board.retiring.set(board.retiring.value | {run})
         await self._until_unpublished(run)
         if serves:
             await asyncio.sleep(self._pause)
             await self._until_unpublished(run)  # a publication may have been under way when it began
+
+    def _is_down(self, run: RunId) -> bool:
+        """True when the checks say that it does not serve, so that nobody can be sent to it."""
+        verdict = self._board.verdicts.value.get(run)
+        down = verdict is not None and verdict.judged and not verdict.up
+        return down and run not in self._board.published.value
 
     async def _until_unpublished(self, run: RunId) -> None:
         timeout = self._withdrawal_timeout
@@ -110,8 +115,3 @@ class ContainerActions:
                 f"its endpoint was not withdrawn within {timeout:g} s, so it goes on serving: "
                 "is the store reachable?"
             )
-
-
-def _is_up(board: Board, run: RunId) -> bool:
-    verdict = board.verdicts.value.get(run)
-    return verdict is not None and verdict.up

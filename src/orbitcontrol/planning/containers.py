@@ -83,6 +83,7 @@ class ContainerPlan(Struct, frozen=True, kw_only=True):
 class Situation(Struct, frozen=True, kw_only=True):
     """All that a plan is made from besides what is wanted. ``now`` is the backoffs' clock.
 
+    ``published`` is None until it is known what is: nothing that runs is stopped before that.
     ``busy`` instances have an action under way; ``starts`` and ``stops`` are the backoffs of
     instances that ended or could not be started, and of those that could not be stopped.
     """
@@ -91,7 +92,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     observed: tuple[ObservedContainer, ...]
     held: Collection[str] = frozenset()
     verdicts: Mapping[RunId, Verdict] = {}
-    published: Collection[RunId] = frozenset()
+    published: Collection[RunId] | None = frozenset()
     busy: Collection[InstanceKey] = frozenset()
     starts: Mapping[StartKey, Backoff] = {}
     stops: Mapping[InstanceKey, Backoff] = {}
@@ -160,14 +161,16 @@ def _replacements(
     for one in candidates:
         if one.key in alive and _is_outdated(alive[one.key], one):
             outdated[one.key.service].append(one)
+    if situation.published is None:
+        return []
     busy = {key.service for key in situation.busy}
     replacements = []
     for service, ones in outdated.items():
-        first = min(ones, key=lambda one: (_serves(alive[one.key], situation), one.key))
+        first = min(ones, key=lambda one: (_worth(alive[one.key], situation), one.key))
         backoff = situation.stops.get(first.key)
         if service in busy or (backoff is not None and backoff.ready_at > situation.now):
             continue
-        if _serves(alive[first.key], situation) and not _others_proven(service, wanted, alive, situation):
+        if _worth(alive[first.key], situation) and not _others_proven(service, wanted, alive, situation):
             continue
         old = alive[first.key]
         replacements.append(Replace(wanted=first, outdated=old, reason=_why_replace(first, old)))
@@ -191,6 +194,8 @@ def _removals(
         backoff = situation.stops.get(one.key)
         if backoff is not None and backoff.ready_at > situation.now:
             continue
+        if one.alive and situation.published is None:
+            continue
         grace = wanted[one.key].effective.service.update if one.key in wanted else Update()
         reason = _why_remove(one, wanted)
         removals.setdefault(one.key, Remove(unwanted=one, grace=grace.stop_timeout, reason=reason))
@@ -213,15 +218,22 @@ def _others_proven(
         if _is_outdated(current, one):
             continue
         verdict = situation.verdicts.get(current.run_id)
-        published = current.port == 0 or current.run_id in situation.published
-        if verdict is None or not verdict.up or not published:
+        reachable = current.port == 0 or _is_published(current, situation)
+        if verdict is None or not verdict.up or not reachable:
             return False
     return True
 
 
-def _serves(own: OwnContainer, situation: Situation) -> bool:
+def _worth(own: OwnContainer, situation: Situation) -> int:
+    """0 when its checks say that it does not serve, 1 while that is not known, 2 when it serves."""
     verdict = situation.verdicts.get(own.run_id)
-    return own.run_id in situation.published or (verdict is not None and verdict.up)
+    if _is_published(own, situation) or (verdict is not None and verdict.up):
+        return 2
+    return 0 if verdict is not None and verdict.judged else 1
+
+
+def _is_published(own: OwnContainer, situation: Situation) -> bool:
+    return situation.published is not None and own.run_id in situation.published
 
 
 def _is_outdated(own: OwnContainer | None, wanted: WantedContainer | None) -> bool:

@@ -175,6 +175,24 @@ async def test_a_container_is_not_stopped_before_its_endpoint_is_withdrawn(
     )
 
 
+async def test_a_daemon_stops_nothing_before_it_knows_what_is_published(
+    machine: Machine, engine: Engine, image: str, image2: str
+) -> None:
+    machine.want(web("web", image, endpoint_port=PORT), web("gone", image))
+    await machine.runs(2)
+    await machine.stop()
+    containers = {name: started_at(engine, name) for name in engine.names()}
+    machine.want(web("web", image2, endpoint_port=PORT))
+    await machine.start(knows_published=False)
+    await machine.until(machine.board.runs, lambda runs: len(runs or ()) == 1, "what is wanted is seen")
+    await machine.settle()
+    assert {name: started_at(engine, name) for name in engine.names()} == containers
+    machine.board.proven.set(frozenset())
+    await machine.until(
+        machine.board.runs, lambda runs: [run.revision for run in runs or ()] == ["2"], "replaced"
+    )
+
+
 async def test_a_revision_that_never_becomes_healthy_takes_out_one_instance_only(
     machine: Machine, engine: Engine, image: str, image2: str
 ) -> None:

@@ -86,6 +86,13 @@ def serving(*ones: WantedContainer) -> dict[str, Any]:
     return {"verdicts": {run: Verdict(up=True, judged=True) for run in runs}, "published": runs}
 
 
+def judged(*, up: tuple[WantedContainer, ...], down: tuple[WantedContainer, ...]) -> dict[str, Any]:
+    """The same, and others that failed their checks."""
+    failed = {run_of(one): Verdict(up=False, judged=True, reason="refused") for one in down}
+    fields = serving(*up)
+    return fields | {"verdicts": fields["verdicts"] | failed}
+
+
 def summary(plan: ContainerPlan) -> list[tuple[str, str]]:
     return [(type(action).__name__, _subject(action)) for action in plan.actions]
 
@@ -316,14 +323,38 @@ UP_SINCE = Backoff(attempts=2, ready_at=50.0, reason="exit code 1")
         (
             "outdated instances that do not serve go first",
             [NEW_ONE, NEW_TWO],
+            situation(container(ONE), container(TWO), **judged(up=(ONE,), down=(TWO,))),
+            [("Replace", "web-2")],
+        ),
+        (
+            "then those of which nothing is known yet",
+            [NEW_ONE, NEW_TWO],
             situation(container(ONE), container(TWO), **serving(ONE)),
             [("Replace", "web-2")],
         ),
         (
             "an instance that does not serve needs no proof of the others",
             [NEW_ONE, NEW_TWO],
-            situation(container(NEW_ONE), container(TWO)),
+            situation(container(NEW_ONE), container(TWO), **judged(up=(), down=(TWO,))),
             [("Replace", "web-2")],
+        ),
+        (
+            "one that was not judged yet does",
+            [NEW_ONE, NEW_TWO],
+            situation(container(NEW_ONE), container(TWO)),
+            [],
+        ),
+        (
+            "nothing that runs is stopped before it is known what is published",
+            [NEW_ONE],
+            situation(container(ONE), container(TWO), published=None),
+            [],
+        ),
+        (
+            "what has ended needs no such knowledge",
+            [NEW_ONE],
+            situation(container(ONE, state="exited"), container(TWO, state="exited"), published=None),
+            [("Remove", "web-2"), ("Start", "web-1")],
         ),
         (
             "one replacement at a time",
