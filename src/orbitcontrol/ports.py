@@ -25,7 +25,7 @@ from orbitcontrol.model.stored import (
     Range,
     Reading,
 )
-from orbitcontrol.planning.proxy import Directories
+from orbitcontrol.planning.proxy import Directories, Running
 
 
 class Store(Protocol):
@@ -133,12 +133,16 @@ class Proxy(Protocol):
         """Lets HAProxy read the text, with its certificates and files in place. Nothing that runs changes."""
 
     async def apply(self, text: str, configuration: ProxyConfiguration) -> None:
-        """Writes the text and has HAProxy load it; raises when it did not, with the old file put back."""
+        """Writes the text and has HAProxy load it. When it did not, the old file is put back.
 
-    async def ensure(self, *, start: bool) -> bool:
-        """Sees to it that HAProxy runs what is on disk, if it is ours to run; True when it was just started.
+        Raises HAProxyRejected when HAProxy does not take it, other errors when it cannot be told to.
+        """
 
-        It is started only with ``start``, and not before its pause after a failure is over.
+    async def ensure(self, *, start: bool) -> Running:
+        """Sees to it that HAProxy runs what is on disk, if it is ours to run, and says whether it does.
+
+        It is started only with ``start``, and not before its pause after a failure is over. One
+        that others run counts as running. Without a file on disk there is nothing to start.
         """
 
     def subscribe(self, notify: Callable[[str], None]) -> None:

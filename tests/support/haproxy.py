@@ -25,6 +25,7 @@ from orbitcontrol.haproxy.state import ProxyStateFile
 from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConfiguration
 from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
+from orbitcontrol.planning.proxy import digest
 from orbitcontrol.planning.rotation import Published
 from support.etcd import free_ports
 
@@ -70,7 +71,7 @@ class HAProxyHome:
         return HAProxy(HAProxySettings(config_dir=self.directory, managed=True))
 
     async def processes(self) -> Processes:
-        return await self.master.processes()
+        return await self.master.processes(patience=5)
 
     async def runtime(self, command: str) -> str:
         """One command to the runtime socket of the serving worker."""
@@ -235,6 +236,14 @@ class LoadBalancer:
         """Waits until HAProxy itself says that it has exactly these servers of ``web``."""
         wanted = {f"web-{address}" for address in addresses}
         await eventually(lambda: self._has(wanted), f"servers {wanted}")
+
+    async def settled(self) -> None:
+        """Waits until the loop has seen HAProxy load what is on the disk."""
+
+        async def holds() -> bool:
+            return self.state.load().applied == digest(self.home.config.read_text())
+
+        await eventually(holds, "the file on disk seen to be loaded")
 
     async def _has(self, wanted: set[str]) -> bool:
         return await self.home.servers() == wanted

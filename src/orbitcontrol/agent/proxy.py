@@ -26,13 +26,14 @@ from orbitcontrol.agent.board import Board, Cell, Wake
 from orbitcontrol.agent.follower import Sight
 from orbitcontrol.agent.loop import TICK, forever
 from orbitcontrol.agent.refusals import Refusals
-from orbitcontrol.errors import HAProxyError, StoreError
+from orbitcontrol.errors import HAProxyError, HAProxyRejected, StoreError
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, ProxyConfiguration
 from orbitcontrol.model.state import Alive, Endpoint, ProxyVerdict
 from orbitcontrol.planning.proxy import (
     NO_ADMIN_SOCKET,
     ProxyState,
+    Running,
     as_named,
     candidates,
     change,
@@ -99,7 +100,7 @@ class _Round(Struct, frozen=True, kw_only=True):
 
     desired: Desired
     rotation: Rotation
-    running: bool
+    startable: bool
     trouble: dict[str, str]
 
 
@@ -150,7 +151,10 @@ class ProxyLoop:
         desired = self._board.desired.value
         if desired is not None:
             rotation = await self._rotation(trouble)
-            await self._converge(_Round(desired=desired, rotation=rotation, running=running, trouble=trouble))
+            now = _Round(desired=desired, rotation=rotation, startable=running is not None, trouble=trouble)
+            if _has_template(desired) or running == "running":
+                await self._converge(now)
+            self._report_absence(now)
         self._board.problems.report("proxy", trouble)
 
     async def _settle(self) -> None:
@@ -161,18 +165,17 @@ class ProxyLoop:
             if await self._wake.wait(min(QUIET, left)) == {"tick"}:
                 return
 
-    async def _keep_running(self, trouble: dict[str, str]) -> bool:
-        """A managed HAProxy runs what is on disk, whatever is known of the store. False: it cannot."""
+    async def _keep_running(self, trouble: dict[str, str]) -> Running | None:
+        """A managed HAProxy runs what is on disk, whatever is known of the store. None: it cannot."""
         desired = self._board.desired.value
-        wanted = desired is None or desired.proxy is not None or desired.proxy_held
         try:
-            started = await self._proxy.ensure(start=wanted)
+            running = await self._proxy.ensure(start=desired is None or _has_template(desired))
         except HAProxyError as error:
             trouble["haproxy"] = str(error)
-            return False
-        if started and (text := await self._proxy.current()) is not None:
+            return None
+        if running == "started" and (text := await self._proxy.current()) is not None:
             await self._remember(applied=digest(text))
-        return True
+        return running
 
     async def _converge(self, now: _Round) -> None:
         """Gives HAProxy the best template that it takes, with the endpoints of now."""
@@ -183,7 +186,7 @@ class ProxyLoop:
             if candidate == wanted and not isinstance(outcome, _Undecided):
                 self._judge(now, outcome)
             elif isinstance(outcome, _Refused):
-                now.trouble["haproxy"] = f"the last good template is refused too: {outcome.error}"
+                now.trouble["haproxy"] = f"the last good template is refused: {outcome.error}"
             if isinstance(outcome, _Accepted):
                 if not has_admin_socket(outcome.text):
                     advice = f"{template_path(candidate.tag)}: {NO_ADMIN_SOCKET}"
@@ -192,18 +195,20 @@ class ProxyLoop:
         if now.desired.proxy_held:
             self._judge(now, _Refused(_HELD))
         self._watch.follow(frozenset(self._asked))
-        self._report_absence(now)
 
     def _judge(self, now: _Round, outcome: _Accepted | _Refused) -> None:
         error = outcome.error if isinstance(outcome, _Refused) else ""
         if error:
-            now.trouble["template"] = f"{error}; the last good configuration goes on"
+            fallback = (
+                "the last good one goes on" if self._state.good else "there is no earlier one to go on with"
+            )
+            now.trouble["template"] = f"{error}; {fallback}"
         self._board.proxy_verdict.set(
             ProxyVerdict(generation=now.desired.generation, accepted=not error, error=error)
         )
 
     def _report_absence(self, now: _Round) -> None:
-        absent = now.desired.proxy is None and not now.desired.proxy_held
+        absent = not _has_template(now.desired)
         if absent and not self._absence_logged:
             _log.info("no tag of this machine carries haproxy.tpl", tags=",".join(now.desired.machine.tags))
         self._absence_logged = absent
@@ -255,7 +260,7 @@ class ProxyLoop:
             if reason is None:
                 await self._remember_good(candidate, context, rendered, now.rotation)
                 return _Accepted(rendered.text)
-            if rendered.text == on_disk and not now.running:
+            if rendered.text == on_disk and not now.startable:
                 return _Undecided()  # it will be started from this very file
             return await self._check_and_apply(candidate, context, rendered, now.rotation, reason)
         except HAProxyError as error:
@@ -315,8 +320,8 @@ class ProxyLoop:
         await self._remember(endpoints=_known(self._state.endpoints, rendered, rotation))
         try:
             await self._proxy.apply(rendered.text, candidate)
-        except HAProxyError as error:
-            message = f"{template_path(candidate.tag)}: {error}"
+        except HAProxyRejected as error:
+            message = f"{template_path(candidate.tag)}: not loaded: {'; '.join(error.messages)}"
             return self._refuse(candidate, rendered.text, message, by_reload=True)
         _log.info("HAProxy loaded a new configuration", reason=reason)
         self._refusals.forget(candidate)
@@ -355,6 +360,10 @@ class ProxyLoop:
         if state != self._state:
             await asyncio.to_thread(self._memory.save, state)
             self._state = state
+
+
+def _has_template(desired: Desired) -> bool:
+    return desired.proxy is not None or desired.proxy_held
 
 
 def _known(

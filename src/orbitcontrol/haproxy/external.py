@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from orbitcontrol.errors import HAProxyError
+from orbitcontrol.errors import HAProxyError, HAProxyRejected
 from orbitcontrol.haproxy.check import run_program
 from orbitcontrol.haproxy.master import PATIENCE, MasterSocket
+from orbitcontrol.planning.proxy import Running
 
 COMMAND_DEADLINE = 30.0
 
@@ -26,11 +27,12 @@ class ExternalProcess:
     def subscribe(self, notify: Callable[[str], None]) -> None:
         """Nothing to tell: whoever runs it watches it."""
 
-    async def ensure(self, *, start: bool) -> bool:  # noqa: ARG002 -- the same call as of a managed one
-        return False
+    async def ensure(self, *, start: bool) -> Running:  # noqa: ARG002 -- the same call as of a managed one
+        """Others see to that."""
+        return "running"
 
     async def load(self) -> None:
-        """Has HAProxy read the file on disk."""
+        """Has HAProxy read the file on disk. Raises as ``ManagedProcess.load``."""
         if self._command is None and self._master is None:
             raise HAProxyError(
                 "nothing says how to reload HAProxy: give --haproxy-managed, --haproxy-reload-command "
@@ -43,8 +45,8 @@ class ExternalProcess:
         before = await self._master.processes(patience=PATIENCE) if self._master else None
         status, output = await run_program(["/bin/sh", "-c", self._command], deadline=COMMAND_DEADLINE)
         if status != 0:
-            raise HAProxyError(
-                f"the reload command ended with {status}: {output.strip()[-500:] or 'it said nothing'}"
+            raise HAProxyRejected(
+                [f"the reload command ended with {status}: {output.strip()[-500:] or 'it said nothing'}"]
             )
         if self._master is not None and before is not None:
             await self._master.outcome(before)

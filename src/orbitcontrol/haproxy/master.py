@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from orbitcontrol.codec.haproxy import (
@@ -19,7 +20,7 @@ from orbitcontrol.codec.haproxy import (
     parse_processes,
     parse_reload,
 )
-from orbitcontrol.errors import HAProxyError
+from orbitcontrol.errors import HAProxyError, HAProxyRejected
 
 ANSWER_DEADLINE = 2.0
 RELOAD_DEADLINE = 8.0
@@ -68,8 +69,12 @@ class MasterSocket:
             raise HAProxyError(f"{self.path}: not a master's answer to 'show proc': {reply[:100]!r}")
         return found
 
-    async def reload(self) -> None:
-        """Reloads and waits for the outcome. Raises HAProxyError when the new worker did not come up."""
+    async def reload(self, *, alive: Callable[[], bool] = lambda: True) -> None:
+        """Reloads and waits for the outcome.
+
+        Raises HAProxyRejected when the new worker did not come up, HAProxyError when nobody can
+        tell: no answer, or a master that ended meanwhile, which ``alive`` would say.
+        """
         before = await self.processes(patience=PATIENCE)
         try:
             reply = parse_reload(await self.command("reload", deadline=RELOAD_DEADLINE))
@@ -78,22 +83,22 @@ class MasterSocket:
         except HAProxyError:  # the master executes itself anew and may drop the connection
             reply = ReloadReply(None)
         if reply.success is None:
-            await self.outcome(before)
+            await self.outcome(before, alive=alive)
         elif not reply.success:
-            raise HAProxyError(f"HAProxy did not take the configuration: {_alerts(reply.log)}")
+            raise HAProxyRejected(alerts(reply.log) or ["HAProxy did not say why"])
 
-    async def outcome(self, before: Processes) -> None:
-        """Waits for a reload asked for after ``before`` was read. Raises HAProxyError when it failed."""
+    async def outcome(self, before: Processes, *, alive: Callable[[], bool] = lambda: True) -> None:
+        """Waits for the outcome of a reload asked for after ``before`` was read. Raises as ``reload``."""
         try:
             async with asyncio.timeout(RELOAD_DEADLINE):
-                came_up = await self._new_worker(before)
+                came_up = await self._new_worker(before, alive)
         except TimeoutError:
             raise HAProxyError(f"{self.path}: no new worker {RELOAD_DEADLINE:g} s after the reload") from None
         if not came_up:
-            raise HAProxyError("HAProxy did not take the configuration: the new worker did not come up")
+            raise HAProxyRejected(["the new worker did not come up; HAProxy's log says why"])
 
-    async def _new_worker(self, before: Processes) -> bool:
-        while True:
+    async def _new_worker(self, before: Processes, alive: Callable[[], bool]) -> bool:
+        while alive():
             try:
                 now = await self.processes()
             except HAProxyError:
@@ -104,6 +109,7 @@ class MasterSocket:
                 if now.workers - before.workers:
                     return True
             await asyncio.sleep(_LOOK_AGAIN)
+        raise HAProxyError("HAProxy ended during the reload")
 
     async def _ask(self, line: str) -> str:
         reader, writer = await asyncio.open_unix_connection(str(self.path), limit=1 << 20)
@@ -120,7 +126,7 @@ class MasterSocket:
             writer.close()
 
 
-def _alerts(log: str) -> str:
-    """What a reload's log refuses, as one line."""
-    alerts = [message.text for message in parse_messages(log) if message.severity == "alert"]
-    return "; ".join(dict.fromkeys(alerts)) or "it did not say why"
+def alerts(log: str) -> list[str]:
+    """What a log of HAProxy refuses, each thing once."""
+    found = [message.text for message in parse_messages(log) if message.severity == "alert"]
+    return list(dict.fromkeys(found))

@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from orbitcontrol.codec.haproxy import Processes, parse_messages
-from orbitcontrol.errors import HAProxyError
+from orbitcontrol.codec.haproxy import Processes
+from orbitcontrol.errors import HAProxyError, HAProxyRejected
 from orbitcontrol.haproxy.check import environment
-from orbitcontrol.haproxy.master import MasterSocket, NobodyListens
+from orbitcontrol.haproxy.master import MasterSocket, NobodyListens, alerts
 from orbitcontrol.log import Log
 from orbitcontrol.planning.backoff import Backoff, ended, failed, seen
+from orbitcontrol.planning.proxy import Running
 
 _log = Log(__name__)
 
@@ -51,35 +52,36 @@ class ManagedProcess:
     def subscribe(self, notify: Callable[[str], None]) -> None:
         self._notify = notify
 
-    async def ensure(self, *, start: bool) -> bool:
-        """Adopts a running HAProxy, or starts it; True when it was started. See ``ports.Proxy``."""
+    async def ensure(self, *, start: bool) -> Running:
+        """Adopts a running HAProxy, or starts it. See ``ports.Proxy``."""
         self._backoff = seen(self._backoff, up=self._pidfd is not None, now=time.monotonic())
-        if self._pidfd is not None:
+        if self._pidfd is not None or await self._adopt():
             self._bound_log()
-            return False
-        if await self._adopt():
-            return False
+            return "running"
         if not start or not self._config.exists():
-            return False
+            return "down"
         if self._backoff.ready_at > time.monotonic():
             raise HAProxyError(
                 f"HAProxy does not run: {self._backoff.reason}; it is started again with growing pauses"
             )
         await self._start()
-        return True
+        return "started"
 
     async def load(self) -> None:
-        """Has HAProxy run what is on disk now: by a reload, or by starting it."""
+        """Has HAProxy run what is on disk now: by a reload, or by starting it.
+
+        Raises HAProxyRejected when it does not take it, HAProxyError when it cannot be told to.
+        """
         if self._pidfd is None and not await self._adopt():
             await self._start()
             return
         offset = self._log_size()
         try:
-            await self._master.reload()
-        except HAProxyError as error:
-            said = self._refusals(offset)
-            _log.error("reload failed", reason=error, haproxy=said)
-            raise HAProxyError(f"reload failed: {said or error}") from error
+            await self._master.reload(alive=lambda: self._pidfd is not None)
+        except HAProxyRejected as error:
+            said = self._refusals(offset) or error.messages
+            _log.error("HAProxy refused a reload", haproxy="; ".join(said))
+            raise HAProxyRejected(said) from error
 
     async def close(self) -> None:
         """Stops watching; HAProxy goes on."""
@@ -164,9 +166,8 @@ class ManagedProcess:
         deadline = time.monotonic() + START_DEADLINE
         while True:
             if (status := child.poll()) is not None:
-                raise HAProxyError(
-                    f"HAProxy ended with {status} when started: {self._refusals(offset) or 'it said nothing'}"
-                )
+                said = self._refusals(offset) or ["it said nothing"]
+                raise HAProxyRejected([f"HAProxy ended with {status} when started: {'; '.join(said)}"])
             try:
                 running = await self._master.processes()
             except HAProxyError:
@@ -217,16 +218,14 @@ class ManagedProcess:
         except OSError:
             return 0
 
-    def _refusals(self, offset: int) -> str:
-        """The alerts that HAProxy printed after the log had ``offset`` bytes, as one line."""
+    def _refusals(self, offset: int) -> list[str]:
+        """The alerts that HAProxy printed after the log had ``offset`` bytes."""
         try:
             with self._log_file.open("rb") as log:
                 log.seek(max(offset, self._log_size() - _TAIL))
-                printed = log.read().decode(errors="replace")
+                return alerts(log.read().decode(errors="replace"))
         except OSError:
-            return ""
-        alerts = [message for message in parse_messages(printed) if message.severity == "alert"]
-        return "; ".join(dict.fromkeys(message.text for message in alerts))
+            return []
 
     def _bound_log(self) -> None:
         """Empties a log that grew too long; HAProxy appends, so it goes on at the start."""

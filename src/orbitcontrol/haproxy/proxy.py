@@ -23,7 +23,7 @@ from orbitcontrol.haproxy.check import check_file
 from orbitcontrol.haproxy.external import ExternalProcess
 from orbitcontrol.haproxy.process import ManagedProcess
 from orbitcontrol.model.configuration import ProxyConfiguration
-from orbitcontrol.planning.proxy import Directories
+from orbitcontrol.planning.proxy import Directories, Running
 
 _T = TypeVar("_T")
 
@@ -92,7 +92,7 @@ class HAProxy:
             raise
         await _off_loop(self._prune)
 
-    async def ensure(self, *, start: bool) -> bool:
+    async def ensure(self, *, start: bool) -> Running:
         return await self._process.ensure(start=start)
 
     def subscribe(self, notify: Callable[[str], None]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
@@ -45,6 +46,10 @@ _ADVICE = (
         "no `option redispatch`: a retry goes to the same server, which may be gone",
     ),
 )
+
+
+Running = Literal["running", "started", "down"]
+"""Whether HAProxy runs; ``started``: since this very moment, from the file on disk."""
 
 
 class Directories(Struct, frozen=True):

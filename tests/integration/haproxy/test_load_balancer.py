@@ -9,6 +9,7 @@ import signal
 import time
 
 import pytest
+from msgspec import structs
 
 from orbitcontrol.model.state import Alive
 from support.haproxy import LoadBalancer, WebServer, an_endpoint, eventually
@@ -133,6 +134,19 @@ async def _answers(balancer: LoadBalancer) -> bool:
     return (await balancer.home.get()).startswith("200")
 
 
+async def test_a_haproxy_that_ends_in_the_middle_of_a_reload_is_back_with_the_new_servers(
+    balancer: LoadBalancer, web_servers: Servers
+) -> None:
+    one, two = web_servers
+    generation = await serving(balancer, one)
+    balancer.watch.publish("web", one.address, two.address)
+    await balancer.routes_to(one.address, two.address)  # the loop still waits for the reload's outcome
+    await killed_and_back(balancer)
+    await balancer.routes_to(one.address, two.address)
+    await balancer.settled()
+    await balancer.judged(generation, accepted=True)
+
+
 async def test_a_template_change_alone_is_applied(balancer: LoadBalancer, web_servers: Servers) -> None:
     await serving(balancer, *web_servers)
     changed = balancer.home.template.replace(
@@ -226,6 +240,58 @@ async def test_a_restart_of_the_daemon_adopts_haproxy_and_changes_nothing(
     assert balancer.home.config.stat() == written
 
 
+async def test_a_file_that_was_written_and_not_seen_to_be_loaded_is_loaded(
+    balancer: LoadBalancer, web_servers: Servers
+) -> None:
+    generation = await serving(balancer, *web_servers)
+    await balancer.stop()
+    balancer.state.save(structs.replace(balancer.state.load(), applied="another"))
+    await balancer.restart()
+    await balancer.judged(generation, accepted=True)
+    assert (await balancer.home.processes()).reloads == 1
+
+
+async def test_a_daemon_that_lost_its_state_goes_on_with_what_the_store_says(
+    balancer: LoadBalancer, web_servers: Servers
+) -> None:
+    generation = await serving(balancer, *web_servers)
+    await balancer.stop()
+    (balancer.home.directory / "proxy.json").write_text("{damaged")
+    await balancer.restart()
+    await balancer.judged(generation, accepted=True)
+    await balancer.routes_to(*(server.address for server in web_servers))
+
+
+async def test_a_template_that_cannot_be_told_keeps_the_last_one_and_its_endpoints_current(
+    balancer: LoadBalancer, web_servers: Servers
+) -> None:
+    one, two = web_servers
+    await serving(balancer, one)
+    desired = balancer.board.desired.value
+    assert desired is not None
+    balancer.board.desired.set(structs.replace(desired, generation=9, proxy=None, proxy_held=True))
+    await balancer.judged(9, accepted=False)
+    balancer.watch.publish("web", one.address, two.address)
+    await balancer.routes_to(one.address, two.address)
+
+
+async def test_a_service_that_left_the_configuration_stays_known_to_the_last_good_template(
+    balancer: LoadBalancer, web_servers: Servers
+) -> None:
+    one, two = web_servers
+    await serving(balancer, one)
+    desired = balancer.board.desired.value
+    assert desired is not None
+    assert desired.proxy is not None
+    other = structs.replace(desired.proxy, template=desired.proxy.template + "# another\n")
+    balancer.board.desired.set(structs.replace(desired, generation=9, proxy=other, known_services={}))
+    assert "there is no service 'web'" in await balancer.judged(9, accepted=False)
+    await balancer.restart()
+    await balancer.judged(9, accepted=False)
+    balancer.watch.publish("web", one.address, two.address)
+    await balancer.routes_to(one.address, two.address)
+
+
 async def test_an_adopted_haproxy_is_watched_too(balancer: LoadBalancer, web_servers: Servers) -> None:
     generation = await serving(balancer, *web_servers)
     await balancer.restart()
@@ -253,11 +319,17 @@ async def test_a_removed_template_leaves_haproxy_running_until_somebody_ends_it(
     assert "no tag of this machine carries haproxy.tpl" in await balancer.problem("template")
     balancer.watch.publish("web", one.address, two.address)
     await balancer.routes_to(one.address, two.address)
+    await balancer.settled()
     os.kill((await balancer.home.processes()).master, signal.SIGTERM)
     await eventually(lambda: _gone(balancer), "it is gone")
-    assert await balancer.board.proxy_verdict.wait_for(lambda verdict: verdict is None, timeout=5)
-    await asyncio.sleep(0.5)  # longer than the loop takes to act on an end
+    before = balancer.state.load()
+    balancer.watch.publish("web", one.address)
+    await asyncio.sleep(1)  # longer than the loop takes to act on an end or on a change
     assert await _gone(balancer)
+    assert balancer.state.load() == before
+    generation = balancer.import_template(balancer.home.template)
+    await balancer.judged(generation, accepted=True)
+    await eventually(lambda: _answers(balancer), "a template brings it back")
 
 
 async def test_a_template_without_a_runtime_socket_works(
