@@ -43,7 +43,7 @@ from orbitcontrol.planning.proxy import (
     template_path,
 )
 from orbitcontrol.planning.render import RenderContext, Rendered, RenderFailed, render
-from orbitcontrol.planning.rotation import Published, Rotation, rotate, serving
+from orbitcontrol.planning.rotation import Published, Rotation, Routes, rotate, serving
 from orbitcontrol.ports import Proxy
 
 _log = Log(__name__)
@@ -102,6 +102,30 @@ class _Round(Struct, frozen=True, kw_only=True):
     rotation: Rotation
     startable: bool
     trouble: dict[str, str]
+
+
+class _Made(Struct, frozen=True, kw_only=True):
+    """A rendered template, with all it was made from."""
+
+    candidate: ProxyConfiguration
+    context: RenderContext
+    rendered: Rendered
+    rotation: Rotation
+
+    @property
+    def services(self) -> list[str]:
+        """The services that it routes to."""
+        return sorted(self.rendered.services)
+
+    @property
+    def routes(self) -> dict[str, dict[str, Endpoint]]:
+        """Their endpoints."""
+        return {service: self.rotation.routes[service] for service in self.services}
+
+    def known_with(self, before: Routes) -> dict[str, dict[str, Endpoint]]:
+        """What may be routed to while one configuration takes the place of another."""
+        known = {service: dict(entries) for service, entries in before.items()}
+        return known | {service: known.get(service, {}) | new for service, new in self.routes.items()}
 
 
 class ProxyLoop:
@@ -251,25 +275,26 @@ class ProxyLoop:
     async def _attempt(self, candidate: ProxyConfiguration, now: _Round) -> _Accepted | _Refused | _Undecided:
         """Renders one template and sees to it that HAProxy runs the result."""
         context = self._context(candidate, now)
-        rendered = self._render(candidate, context)
+        rendered = self._render(candidate, context, listed=frozenset(now.rotation.routes))
         if not isinstance(rendered, Rendered):
             return rendered
+        made = _Made(candidate=candidate, context=context, rendered=rendered, rotation=now.rotation)
         try:
             on_disk = await self._proxy.current()
             reason = change(rendered=rendered.text, on_disk=on_disk, applied=self._state.applied)
             if reason is None:
-                await self._remember_good(candidate, context, rendered, now.rotation)
+                await self._remember_good(made)
                 return _Accepted(rendered.text)
             if rendered.text == on_disk and not now.startable:
                 return _Undecided()  # it will be started from this very file
-            return await self._check_and_apply(candidate, context, rendered, now.rotation, reason)
+            return await self._check_and_apply(made, reason)
         except HAProxyError as error:
             now.trouble["haproxy"] = str(error)
             self._try_again(_RETRY)
             return _Undecided()
 
     def _render(
-        self, candidate: ProxyConfiguration, context: RenderContext
+        self, candidate: ProxyConfiguration, context: RenderContext, *, listed: frozenset[str]
     ) -> Rendered | _Refused | _Undecided:
         """The rendering, unless it rests on a service whose endpoints were never listed."""
         outcome: Rendered | _Refused
@@ -281,7 +306,7 @@ class ProxyLoop:
             place = template_path(candidate.tag) + (f":{error.line}" if error.line else "")
             outcome = _Refused(f"{place}: {error}")
         self._asked |= services
-        return _Undecided() if services - self._watch.endpoints.value.keys() else outcome
+        return _Undecided() if services - listed else outcome
 
     def _context(self, candidate: ProxyConfiguration, now: _Round) -> RenderContext:
         directories = self._proxy.directories(candidate)
@@ -298,36 +323,30 @@ class ProxyLoop:
             socket=self._proxy.socket,
         )
 
-    async def _check_and_apply(
-        self,
-        candidate: ProxyConfiguration,
-        context: RenderContext,
-        rendered: Rendered,
-        rotation: Rotation,
-        reason: str,
-    ) -> _Accepted | _Refused:
+    async def _check_and_apply(self, made: _Made, reason: str) -> _Accepted | _Refused:
         """Has HAProxy check the text and load it. Raises HAProxyError when it could not be asked."""
+        candidate, text = made.candidate, made.rendered.text
         standing = self._refusals.of(candidate)
-        if standing is not None and standing.stands_for(rendered.text, now=time.monotonic()):
+        if standing is not None and standing.stands_for(text, now=time.monotonic()):
             self._try_again(standing.backoff.ready_at - time.monotonic())
             return _Refused(standing.error)
-        checked = await self._proxy.check(rendered.text, candidate)
+        checked = await self._proxy.check(text, candidate)
         if not checked.accepted:
-            lines = render(candidate.template, context, with_lines=True).lines
+            lines = render(candidate.template, made.context, with_lines=True).lines
             messages = explain(checked.messages, tag=candidate.tag, file=checked.file, lines=lines)
-            return self._refuse(candidate, rendered.text, "\n".join(messages), by_reload=False)
+            return self._refuse(candidate, text, "\n".join(messages), by_reload=False)
         # before the reload: what may be routed to from now on must be known after a crash
-        await self._remember(endpoints=_known(self._state.endpoints, rendered, rotation))
+        await self._remember(endpoints=made.known_with(self._state.endpoints))
         try:
-            await self._proxy.apply(rendered.text, candidate)
+            await self._proxy.apply(text, candidate)
         except HAProxyRejected as error:
             message = f"{template_path(candidate.tag)}: not loaded: {'; '.join(error.messages)}"
-            return self._refuse(candidate, rendered.text, message, by_reload=True)
+            return self._refuse(candidate, text, message, by_reload=True)
         _log.info("HAProxy loaded a new configuration", reason=reason)
         self._refusals.forget(candidate)
-        await self._remember(applied=digest(rendered.text))
-        await self._remember_good(candidate, context, rendered, rotation)
-        return _Accepted(rendered.text)
+        await self._remember(applied=digest(text))
+        await self._remember_good(made)
+        return _Accepted(text)
 
     def _refuse(self, candidate: ProxyConfiguration, text: str, error: str, *, by_reload: bool) -> _Refused:
         _log.warning("HAProxy refuses the configuration", tag=candidate.tag, reason=error)
@@ -341,18 +360,9 @@ class ProxyLoop:
             self._retry.cancel()
         self._retry = asyncio.get_running_loop().call_later(seconds, self._wake.ring, "retry")
 
-    async def _remember_good(
-        self,
-        candidate: ProxyConfiguration,
-        context: RenderContext,
-        rendered: Rendered,
-        rotation: Rotation,
-    ) -> None:
-        await self._remember(
-            good=candidate,
-            services={name: as_named(context.services[name]) for name in sorted(rendered.services)},
-            endpoints={name: rotation.routes[name] for name in sorted(rendered.services)},
-        )
+    async def _remember_good(self, made: _Made) -> None:
+        services = {name: as_named(made.context.services[name]) for name in made.services}
+        await self._remember(good=made.candidate, services=services, endpoints=made.routes)
 
     async def _remember(self, **changes: object) -> None:
         """Saves the state when it differs; on disk before anything relies on it."""
@@ -364,16 +374,6 @@ class ProxyLoop:
 
 def _has_template(desired: Desired) -> bool:
     return desired.proxy is not None or desired.proxy_held
-
-
-def _known(
-    before: Mapping[str, Mapping[str, Endpoint]], rendered: Rendered, rotation: Rotation
-) -> dict[str, dict[str, Endpoint]]:
-    """What is routed to before a reload or after it."""
-    known = {service: dict(entries) for service, entries in before.items()}
-    for service in rendered.services:
-        known[service] = known.get(service, {}) | rotation.routes[service]
-    return known
 
 
 def _joined(one: Rotation, other: Rotation) -> Rotation:
