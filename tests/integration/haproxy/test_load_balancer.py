@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -45,6 +46,19 @@ async def test_haproxy_is_started_and_answers_from_every_endpoint(
 ) -> None:
     await serving(balancer, *web_servers)
     assert {await balancer.home.get() for _ in range(4)} == {"200 one", "200 two"}
+
+
+def working_directory(pid: int) -> Path:
+    return Path(f"/proc/{pid}/cwd").readlink()
+
+
+async def test_haproxy_lives_in_a_session_of_its_own_and_holds_no_directory(
+    balancer: LoadBalancer, web_servers: Servers
+) -> None:
+    await serving(balancer, *web_servers)
+    pid = (await balancer.home.processes()).master
+    assert os.getsid(pid) == pid
+    assert working_directory(pid) == Path("/")
 
 
 async def test_nothing_is_rendered_before_the_endpoints_are_listed(balancer: LoadBalancer) -> None:
