@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from _requests import ask
 from support.docker import engine_of_its_own
 from support.machine import Cluster, eventually
 from support.site import Site
@@ -17,19 +18,6 @@ from support.site import Site
 RATE = 200
 RESTARTS = 3
 SETTLE = 4.0
-
-
-async def ask(port: int) -> bool:
-    """True when HAProxy answers one request with 200."""
-    try:
-        async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET / HTTP/1.0\r\nHost: bench\r\n\r\n")
-            answer = await reader.read()
-            writer.close()
-    except OSError:
-        return False
-    return answer.split(b"\r\n", 1)[0].split()[1:2] == [b"200"]
 
 
 async def load(port: int, done: asyncio.Event) -> tuple[int, int]:

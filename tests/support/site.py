@@ -71,6 +71,7 @@ class Site:
                     "ConnectTimeout": "5s",
                 }
             ],
+            "Update": {"StopTimeout": "1s"},
             "Container": {"Config": {"Image": image, "Cmd": ["httpd", "-f", "-p", "8080", "-h", "/www"]}},
             **fields,
         }

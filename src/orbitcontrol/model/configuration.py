@@ -73,11 +73,11 @@ class ProxyConfiguration(Struct, frozen=True, kw_only=True):
 class Desired(Struct, frozen=True, kw_only=True):
     """What one machine is to be, from one reading of the store.
 
-    ``services`` are those bound here; ``known_services`` all of the configuration, which is what a
-    template may name. ``held`` names services whose configuration could not be understood: whatever runs of them
-    stays exactly as it is. ``proxy_held`` is true when the template could not be determined (two
-    tags carry one, a value is undecodable): HAProxy keeps its last good configuration. A false
-    ``proxy_held`` with no ``proxy`` means that this machine has no template.
+    ``services`` are those bound here; ``known_services`` are all of the configuration, which is what
+    a template may name. ``held`` names services whose configuration could not be understood: whatever
+    runs of them stays exactly as it is. ``proxy_held`` is true when the template could not be
+    determined (two tags carry one, a value is undecodable): HAProxy keeps its last good
+    configuration. A false ``proxy_held`` with no ``proxy`` means that this machine has no template.
     """
 
     epoch: str

@@ -47,6 +47,7 @@ def test_a_restarted_daemon_changes_nothing(site: Site) -> None:
     eventually(lambda: site.get() == "this is R1", what="served")
     eventually(lambda: "Registered" in str(site.cluster.stored("alive/")[0].value), what="registered")
     before = site.started_at(), site.workers(), site.cluster.stored("services/")
+    loads = site.machine.text().count("HAProxy loaded")
     site.machine.stop()
     assert site.get() == "this is R1"
     site.machine.start()
@@ -55,7 +56,7 @@ def test_a_restarted_daemon_changes_nothing(site: Site) -> None:
     )
     assert site.get() == "this is R1"
     assert (site.started_at(), site.workers(), site.cluster.stored("services/")) == before
-    assert site.machine.text().count("HAProxy loaded") == 1
+    assert site.machine.text().count("HAProxy loaded") == loads
 
 
 def test_a_refused_template_leaves_the_last_good_one_serving_with_current_endpoints(site: Site) -> None:

@@ -111,9 +111,8 @@ def test_the_image_runs_in_the_revision_that_is_set_nearest(
 def test_a_service_that_cannot_be_understood_is_held_and_named(
     entries: Mapping[str, object], revisions: Revisions, words: str
 ) -> None:
-    result = desired(
-        entries | {"services/db": {"Name": "db"}, "tags/a/services/db": {}}, "a", revisions=revisions
-    )
+    rest: dict[str, object] = {"services/db": {"Name": "db"}, "tags/a/services/db": {}}
+    result = desired({**entries, **rest}, "a", revisions=revisions)
     assert result.held == {"web"}
     assert set(result.services) == {"db"}
     [problem] = result.problems
