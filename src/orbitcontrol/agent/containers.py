@@ -209,6 +209,8 @@ class ContainersLoop:
                         self._notice(event)
             except OrbitError as error:
                 _log.debug("not listening to docker", reason=error)
+            except Exception:  # noqa: BLE001 -- an event that nobody foresaw must not end the daemon
+                _log.error("listening to docker failed unexpectedly", exc_info=True)
             self._wake.ring("not listening to docker")
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -40,9 +40,6 @@ class Images:
         backoff = self._failures.get(image)
         return "" if backoff is None else backoff.reason
 
-    def pulling(self, image: str) -> bool:
-        return image in self._pulls
-
     def keep(self, images: set[str]) -> None:
         """Forgets the failures of all other images: nobody waits for them any more."""
         self._failures = {image: backoff for image, backoff in self._failures.items() if image in images}

@@ -1,14 +1,15 @@
 """The Docker engine as a ``ContainerRuntime``, on aiodocker.
 
 Every call has a deadline of its own, and every failure becomes a DockerError that says what to do.
-What a running container is inspected for (the true state and start time) is kept until an event
-says that it changed, so that a look at a hundred quiet containers is one call.
+What a running container is inspected for (the true state and start time) is kept, while somebody
+listens to events, until one says that it changed: a look at a hundred quiet containers is one call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -57,6 +58,7 @@ class DockerRuntime:
         self._client: aiodocker.Docker | None = None
         self._inspected: dict[str, ObservedContainer] = {}
         self._changes = 0
+        self._listeners = 0
 
     async def containers(self) -> tuple[ObservedContainer, ...]:
         """All containers; the running ones with their start time."""
@@ -70,7 +72,7 @@ class DockerRuntime:
                 if isinstance(failure, BaseException):
                     raise failure
         found = tuple(container for container in looked if isinstance(container, ObservedContainer))
-        if before == self._changes:
+        if self._listeners and before == self._changes:
             self._inspected = {one.id: one for one in found if one.state == "running" and one.started_at}
         return found
 
@@ -83,7 +85,6 @@ class DockerRuntime:
         restart of the engine aiodocker's old one never yields again.
         """
         client = aiodocker.Docker(url=self.host)
-        self._forget()
         try:
             with self._translated("listen to its events", CALL_TIMEOUT):
                 async with asyncio.timeout(CALL_TIMEOUT):
@@ -93,8 +94,14 @@ class DockerRuntime:
                 since=_timestamp(info["SystemTime"]),
                 filters=json.dumps({"type": ["container"], "event": _EVENTS}),
             )
-            async with aclosing(self._events(subscriber)) as stream:
-                yield stream
+            self._listeners += 1
+            self._forget()  # also what a look under way has seen before it
+            try:
+                async with aclosing(self._events(subscriber)) as stream:
+                    yield stream
+            finally:
+                self._listeners -= 1
+                self._forget()
         finally:
             await _close(client)
 
@@ -133,7 +140,7 @@ class DockerRuntime:
             await docker.containers.container(container_id).start()
 
     async def stop(self, container_id: str, *, grace: float) -> None:
-        seconds = max(0, round(grace))
+        seconds = math.ceil(grace)
         async with self._call(
             f"stop the container {container_id[:12]}", seconds + CHANGE_TIMEOUT, gone_is_fine=True
         ) as docker:
