@@ -55,9 +55,8 @@ def main() -> None:
             site.machine.start()
             eventually(site.get, what="the service served")
             sent, failed = asyncio.run(restarts(site))
-            print(
-                f"{RESTARTS} restarts of the daemon at {RATE} requests/s: {failed} of {sent} failed (to reach: 0)"
-            )
+            what = f"{RESTARTS} restarts of the daemon at {RATE} requests/s"
+            print(f"{what}: {failed} of {sent} failed (to reach: 0)")
         finally:
             site.machine.close()
             site.stop_haproxy()
