@@ -15,7 +15,6 @@ from orbitcontrol import __version__
 from orbitcontrol.agent.board import Board
 from orbitcontrol.agent.configuration import ConfigurationLoop
 from orbitcontrol.agent.containers import ContainersLoop
-from orbitcontrol.agent.containers_ports import PortLedgerFile
 from orbitcontrol.agent.endpoints import EndpointsLoop
 from orbitcontrol.agent.follower import EndpointFollower
 from orbitcontrol.agent.health import HealthLoop
@@ -26,7 +25,6 @@ from orbitcontrol.codec.keys import Keys
 from orbitcontrol.docker.runtime import DockerRuntime
 from orbitcontrol.errors import OrbitError
 from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
-from orbitcontrol.haproxy.state import ProxyStateFile
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.service import DummyCheck, HttpCheck, TcpCheck
@@ -68,10 +66,8 @@ def run_daemon(settings: DaemonSettings, open_store: Callable[[], Store]) -> Non
     another's, or the address to listen on is taken.
     """
     state = StateDirectory(settings.state_dir)
-    try:
+    with state.locked():
         asyncio.run(_until_told_to_end(settings, state, open_store))
-    finally:
-        state.close()
 
 
 async def _until_told_to_end(
@@ -117,7 +113,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
             board=board,
             runtime=runtime,
             port_range=settings.port_range,
-            ledger=PortLedgerFile(state.path / "ports.json"),
+            files=state,
         ),
         "health": HealthLoop(board=board, probers=probers),
         "endpoints": EndpointsLoop(
@@ -128,7 +124,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
             board=board,
             proxy=HAProxy(settings.haproxy),
             watch=follower,
-            memory=ProxyStateFile(state.path / "haproxy.json"),
+            files=state,
         ),
         "record": record,
     }

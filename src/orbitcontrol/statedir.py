@@ -4,62 +4,53 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from orbitcontrol.atomicfile import replace_file
 from orbitcontrol.errors import OrbitError, UsageError
 
 
 class StateDirectory:
-    """A directory of mode 0700 that one daemon at a time has for itself.
-
-    Raises ``UsageError`` when it cannot be made, and ``OrbitError`` when another daemon has it.
-    """
+    """A directory of mode 0700, made when it is missing. Raises ``UsageError`` when it cannot be."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UsageError(f"{path}: cannot be used as --state-dir: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise OrbitError(
-                f"{path}: another orbitctl daemon uses this state directory; "
-                "stop it, or give this one its own --state-dir"
-            ) from error
 
     def load(self, name: str) -> bytes | None:
         """The file's content; None when there is none or it cannot be read."""
         try:
-            return (self.path / name).read_bytes()
+            return (self._path / name).read_bytes()
         except OSError:
             return None
 
     def save(self, name: str, content: bytes) -> None:
-        """Replaces the file by rename, mode 0600, on the disk before this returns."""
-        temporary = self.path / f".{name}.new"
+        """Replaces the file, mode 0600; it is on the disk when this returns."""
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self.path / name)
-            _sync_directory(self.path)
+            replace_file(self._path / name, content)
         except OSError as error:
-            raise OrbitError(f"{self.path / name}: cannot be written: {error.strerror}") from error
+            raise OrbitError(f"{self._path / name}: cannot be written: {error.strerror}") from error
 
-    def close(self) -> None:
-        """Lets another daemon have the directory."""
-        os.close(self._lock)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other daemons out. Raises ``OrbitError`` when one is in already."""
+        try:
+            descriptor = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UsageError(f"{self._path}: cannot be used as --state-dir: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise OrbitError(
+                    f"{self._path}: another orbitctl daemon uses this state directory; "
+                    "stop it, or give this one its own --state-dir"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)

@@ -10,12 +10,12 @@ from typing import Any
 
 from orbitcontrol.agent.board import Board, Cell, T, Wake
 from orbitcontrol.agent.containers import ContainersLoop
-from orbitcontrol.agent.containers_ports import PortLedgerFile
 from orbitcontrol.docker.runtime import DockerRuntime
 from orbitcontrol.model.configuration import Desired, EffectiveService, MachineIdentity
 from orbitcontrol.model.runs import Run, Verdict
 from orbitcontrol.model.service import Container, Service
 from orbitcontrol.planning.ports import PortRange
+from orbitcontrol.statedir import StateDirectory
 
 ADDRESS = "127.0.0.1"
 PORTS = PortRange(23400, 23449)
@@ -74,7 +74,7 @@ class Machine:
             board=self.board,
             runtime=self._runtime,
             port_range=PORTS,
-            ledger=PortLedgerFile(self._directory / "ports.json"),
+            files=StateDirectory(self._directory / "state"),
             replacement_pause=0.2,
             withdrawal_timeout=withdrawal_timeout,
         )

@@ -17,16 +17,17 @@ import pytest
 from orbitcontrol.agent.board import Board, Cell
 from orbitcontrol.agent.follower import Sight
 from orbitcontrol.agent.proxy import ProxyLoop
+from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.haproxy import Processes
 from orbitcontrol.errors import HAProxyError, StoreUnreachable
 from orbitcontrol.haproxy.master import MasterSocket
 from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
-from orbitcontrol.haproxy.state import ProxyStateFile
 from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConfiguration
 from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
-from orbitcontrol.planning.proxy import digest
+from orbitcontrol.planning.proxy import ProxyState, digest
 from orbitcontrol.planning.rotation import Published
+from orbitcontrol.statedir import StateDirectory
 from support.etcd import free_ports
 
 TEMPLATE = """\
@@ -171,7 +172,8 @@ class LoadBalancer:
     def __init__(self, home: HAProxyHome) -> None:
         self.home = home
         self.watch = Sightings()
-        self.state = ProxyStateFile(home.directory / "proxy.json")
+        self.files = StateDirectory(home.directory / "state")
+        self.state = Remembered(self.files, "haproxy.json", ProxyState, ProxyState())
         self.board = Board()
         self._task: asyncio.Task[None] | None = None
         self._generation = 0
@@ -179,7 +181,7 @@ class LoadBalancer:
     def start(self) -> None:
         """Starts the loop, as a daemon does."""
         loop = ProxyLoop(
-            board=self.board, proxy=self.home.adapter(), watch=self.watch, memory=self.state, tick=5
+            board=self.board, proxy=self.home.adapter(), watch=self.watch, files=self.files, tick=5
         )
         self._task = asyncio.create_task(loop.run())
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable
 from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.containers_actions import WITHDRAWAL_TIMEOUT, ContainerActions
 from orbitcontrol.agent.containers_images import Images
-from orbitcontrol.agent.containers_ports import PortLedger, PortPicker
+from orbitcontrol.agent.containers_ports import PortPicker
 from orbitcontrol.agent.containers_report import (
     Sight,
     container_runs,
@@ -38,7 +38,7 @@ from orbitcontrol.model.runs import Run
 from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, own_containers, wanted_containers
 from orbitcontrol.planning.containers import Situation, alive_by_instance, plan_containers
 from orbitcontrol.planning.ports import PortRange
-from orbitcontrol.ports import ContainerRuntime
+from orbitcontrol.ports import ContainerRuntime, StateFiles
 
 _log = Log(__name__)
 
@@ -61,7 +61,7 @@ class ContainersLoop:
         board: Board,
         runtime: ContainerRuntime,
         port_range: PortRange,
-        ledger: PortLedger,
+        files: StateFiles,
         replacement_pause: float = 1.0,
         withdrawal_timeout: float = WITHDRAWAL_TIMEOUT,
         tick: float = TICK,
@@ -70,7 +70,7 @@ class ContainersLoop:
         self._runtime = runtime
         self._tick = tick
         self._wake = Wake()
-        self._ports = PortPicker(port_range, ledger)
+        self._ports = PortPicker(port_range, files)
         self._work = ContainerWork(
             board=board,
             actions=ContainerActions(

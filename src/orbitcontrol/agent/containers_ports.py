@@ -1,67 +1,29 @@
-"""The ports that Orbit picks for containers, and the file that remembers when each was last used."""
+"""The ports that Orbit picks for containers; when each was last used is remembered over restarts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable
-from pathlib import Path
-from typing import Protocol
 
-import msgspec
-
-from orbitcontrol.errors import DockerError
+from orbitcontrol.agent.remembered import Remembered
+from orbitcontrol.errors import DockerError, OrbitError
 from orbitcontrol.log import Log
 from orbitcontrol.planning.container_specs import InstanceKey
-from orbitcontrol.planning.ports import Ledger, PortRange, marked, pick_port
+from orbitcontrol.planning.ports import PortRange, marked, pick_port
+from orbitcontrol.ports import StateFiles
 
 _log = Log(__name__)
 
-
-class PortLedger(Protocol):
-    """Where the ledger outlives the daemon."""
-
-    def load(self) -> Ledger:
-        """The ledger as it was last saved; empty when there is none."""
-
-    def save(self, ledger: Ledger) -> None:
-        """Replaces it. Failing to is logged, never raised: the ledger only makes good picks better."""
-
-
-class PortLedgerFile:
-    """A ledger as a JSON object in one file: port → seconds since the epoch.
-
-    It is replaced by rename, without waiting for the disk: after a power failure an older or an
-    empty ledger is good enough.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def load(self) -> Ledger:
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=dict[int, float])
-        except FileNotFoundError:
-            return {}
-        except (OSError, msgspec.MsgspecError) as error:
-            _log.warning("port ledger cannot be read, starting a new one", path=self._path, reason=error)
-            return {}
-
-    def save(self, ledger: Ledger) -> None:
-        temporary = self._path.with_name(self._path.name + ".new")
-        try:
-            temporary.write_bytes(msgspec.json.encode(dict(ledger)))
-            temporary.replace(self._path)
-        except OSError as error:
-            _log.warning("port ledger cannot be written", path=self._path, reason=error)
+_LEDGER = "ports.json"
 
 
 class PortPicker:
     """Hands out ports of the range: none in use, none handed out a moment ago."""
 
-    def __init__(self, within: PortRange, ledger: PortLedger) -> None:
+    def __init__(self, within: PortRange, files: StateFiles) -> None:
         self._within = within
-        self._file = ledger
-        self._ledger = ledger.load()
+        self._remembered = Remembered(files, _LEDGER, dict[int, float], {})
+        self._ledger = self._remembered.load()
         self._used: frozenset[int] = frozenset()
         self._reserved: dict[InstanceKey, int] = {}
 
@@ -91,4 +53,7 @@ class PortPicker:
     def _mark(self, ports: Collection[int]) -> None:
         if any(port in self._within for port in ports):
             self._ledger = marked(self._ledger, ports, within=self._within, now=time.time())
-            self._file.save(self._ledger)
+            try:
+                self._remembered.save(self._ledger)
+            except OrbitError as error:  # the ledger only makes good picks better
+                _log.warning("port ledger not saved", reason=error)

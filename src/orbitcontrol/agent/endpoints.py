@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-import msgspec
-
 from orbitcontrol.agent.board import Board, Session, Wake
 from orbitcontrol.agent.loop import forever
+from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode, encode
 from orbitcontrol.errors import LeaseLost, StoreError, UndecodableValue
@@ -63,7 +62,7 @@ class EndpointsLoop:
         self._store = store
         self._keys = keys
         self._machine = machine
-        self._files = files
+        self._runs = Remembered(files, _RUNS, dict[str, RunId], {})
         self._new_id = new_id
         self._wake = Wake()
         self._session = ""
@@ -71,7 +70,7 @@ class EndpointsLoop:
         self._published: dict[Address, Published] = {}
         self._seen: set[RunId] = set()
         """The runs that were there since this daemon started, as far as they matter still."""
-        self._saved: dict[str, RunId] = self._load()
+        self._saved = self._runs.load()
 
     async def run(self) -> None:
         """Never returns."""
@@ -180,23 +179,13 @@ class EndpointsLoop:
         runs = {item.endpoint.id: item.run for item in self._published.values()} | new
         known = {endpoint: run for endpoint, run in runs.items() if run is not None}
         if not known.items() <= self._saved.items():
-            self._files.save(_RUNS, msgspec.json.encode(known))
+            self._runs.save(known)
             self._saved = known
 
     def _settle(self) -> None:
         """Tells the other loops what is published now."""
         runs = (item.run for item in self._published.values())
         self._board.published.set(frozenset(run for run in runs if run is not None))
-
-    def _load(self) -> dict[str, RunId]:
-        content = self._files.load(_RUNS)
-        if content is None:
-            return {}
-        try:
-            return msgspec.json.decode(content, type=dict[str, RunId])
-        except msgspec.MsgspecError as error:
-            _log.warning("saved endpoints unreadable, proving them anew", reason=error)
-            return {}
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -25,11 +25,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import msgspec
 from msgspec import Struct, structs
 
 from orbitcontrol.agent.board import Board, Session, Wake
 from orbitcontrol.agent.loop import forever
+from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode, encode
 from orbitcontrol.errors import LeaseLost, OrbitError, StoreError, UndecodableValue
@@ -51,9 +51,9 @@ class AddressTaken(OrbitError):
 
 
 class _Identity(Struct, frozen=True, kw_only=True, rename="pascal"):
-    address: str
-    lease: int
-    session: str
+    address: str = ""
+    lease: int = 0
+    session: str = ""
 
 
 class Membership:
@@ -75,7 +75,7 @@ class Membership:
         self._key = keys.alive(address)
         self._address = address
         self._ttl = ttl
-        self._files = files
+        self._identity = Remembered(files, _IDENTITY, _Identity, _Identity())
         self._new_id = new_id
         self._foreign: tuple[str, float] | None = None
 
@@ -122,14 +122,7 @@ class Membership:
 
     async def _resumed(self) -> Session | None:
         """The session of the last life, if its lease and its record are still there."""
-        content = self._files.load(_IDENTITY)
-        if content is None:
-            return None
-        try:
-            identity = msgspec.json.decode(content, type=_Identity)
-        except msgspec.MsgspecError as error:
-            _log.warning("identity unreadable, starting a new session", reason=error)
-            return None
+        identity = self._identity.load()
         if identity.address != self._address:
             return None
         try:
@@ -151,8 +144,7 @@ class Membership:
         self._foreign = None
         lease = await self._store.grant(self._ttl)
         session = Session(id=self._new_id(), lease=lease, resumed=False)
-        identity = _Identity(address=self._address, lease=lease, session=session.id)
-        self._files.save(_IDENTITY, msgspec.json.encode(identity))
+        self._identity.save(_Identity(address=self._address, lease=lease, session=session.id))
         await self._store.commit(
             [Absent(Range.single(self._key))], [Put(self._key, encode(Alive(session=session.id)), lease)]
         )

@@ -26,6 +26,7 @@ from orbitcontrol.agent.board import Board, Cell, Wake
 from orbitcontrol.agent.follower import Sight
 from orbitcontrol.agent.loop import TICK, forever
 from orbitcontrol.agent.refusals import Refusals
+from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.errors import HAProxyError, HAProxyRejected, StoreError
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, ProxyConfiguration
@@ -44,7 +45,7 @@ from orbitcontrol.planning.proxy import (
 )
 from orbitcontrol.planning.render import RenderContext, Rendered, RenderFailed, render
 from orbitcontrol.planning.rotation import Published, Rotation, Routes, rotate, serving
-from orbitcontrol.ports import Proxy
+from orbitcontrol.ports import Proxy, StateFiles
 
 _log = Log(__name__)
 
@@ -55,6 +56,7 @@ LONGEST_DELAY = 0.5
 """Seconds after which it acts on changes that never pause."""
 
 _RETRY = 5.0
+_STATE = "haproxy.json"
 _HELD = "which template this machine is to have cannot be told from its configuration"
 
 
@@ -69,14 +71,6 @@ class EndpointWatch(Protocol):
 
     async def read(self, services: frozenset[str]) -> Sight:
         """Endpoints and ``alive`` records at one revision. Raises StoreError."""
-
-
-class ProxyMemory(Protocol):
-    """Where the loop's state outlives the daemon; ``haproxy.state.ProxyStateFile`` in the daemon."""
-
-    def load(self) -> ProxyState: ...
-
-    def save(self, state: ProxyState) -> None: ...
 
 
 class _Accepted(Struct, frozen=True):
@@ -137,13 +131,13 @@ class ProxyLoop:
         board: Board,
         proxy: Proxy,
         watch: EndpointWatch,
-        memory: ProxyMemory,
+        files: StateFiles,
         tick: float = TICK,
     ) -> None:
         self._board = board
         self._proxy = proxy
         self._watch = watch
-        self._memory = memory
+        self._memory = Remembered(files, _STATE, ProxyState, ProxyState())
         self._tick = tick
         self._wake = Wake()
         self._state = ProxyState()

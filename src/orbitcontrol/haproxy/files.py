@@ -13,35 +13,18 @@ is what decides about a reload. ``docs/decisions/0006-haproxy-reloads.md`` weigh
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from orbitcontrol.atomicfile import replace_file, sync_directory
 from orbitcontrol.errors import HAProxyError
 
 BACKUPS = 3
 """How many earlier configurations are kept, as ``haproxy.cfg.1`` (the newest) to ``.3``."""
 
 _CONTENTS_NAME = re.compile(r"[0-9a-f]{16}")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces the file, mode 0600. Raises OSError with the old content untouched."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
 
 
 def read_text(path: Path) -> str | None:
@@ -60,7 +43,7 @@ def keep_backup(path: Path) -> None:
     for number in range(BACKUPS, 1, -1):
         if (older := _backup(path, number - 1)).exists():
             older.replace(_backup(path, number))
-    write_atomically(_backup(path, 1), content.encode(errors="surrogateescape"))
+    replace_file(_backup(path, 1), content.encode(errors="surrogateescape"))
 
 
 def _backup(path: Path, number: int) -> Path:
@@ -87,8 +70,8 @@ def write_files(parent: Path, files: Mapping[str, str]) -> None:
     for name, content in files.items():
         path = directory / name
         if read_text(path) != content:
-            write_atomically(path, content.encode())
-    _sync_directory(parent)
+            replace_file(path, content.encode())
+    sync_directory(parent)
 
 
 def prune(parent: Path, config: Path) -> None:
@@ -111,11 +94,3 @@ def _refuse_unsafe(name: str) -> None:
         raise HAProxyError(
             f"{name!r} is no file name: it must be a single path component; rename it in the tree"
         )
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

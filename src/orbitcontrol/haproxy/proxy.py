@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from orbitcontrol.atomicfile import replace_file
 from orbitcontrol.codec.haproxy import CheckResult
 from orbitcontrol.errors import HAProxyError
 from orbitcontrol.haproxy import files
@@ -105,13 +106,13 @@ class HAProxy:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_files(self._certs, configuration.certs)
         files.write_files(self._files, configuration.haproxy_files)
-        files.write_atomically(path, text.encode())
+        replace_file(path, text.encode())
 
     def _put_back(self, before: str | None) -> None:
         if before is None:
             self._config.unlink(missing_ok=True)
         else:
-            files.write_atomically(self._config, before.encode(errors="surrogateescape"))
+            replace_file(self._config, before.encode(errors="surrogateescape"))
 
     def _prune(self) -> None:
         for parent in (self._certs, self._files):

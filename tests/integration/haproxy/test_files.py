@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from orbitcontrol.atomicfile import replace_file
 from orbitcontrol.errors import HAProxyError
-from orbitcontrol.haproxy.files import contents_name, keep_backup, prune, write_atomically, write_files
-from orbitcontrol.haproxy.state import ProxyStateFile
+from orbitcontrol.haproxy.files import contents_name, keep_backup, prune, write_files
 from orbitcontrol.model.configuration import ProxyConfiguration
-from orbitcontrol.model.service import Container, Service, TcpCheck
-from orbitcontrol.planning.proxy import ProxyState, as_named
-from support.haproxy import HAProxyHome, an_endpoint
+from support.haproxy import HAProxyHome
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +29,7 @@ def test_a_file_is_replaced_whole_and_readable_by_its_owner_alone(tmp_path: Path
     path.write_text("old")
     path.chmod(0o644)
     with path.open() as reader:
-        write_atomically(path, b"new")
+        replace_file(path, b"new")
         assert reader.read() == "old"
     assert path.read_text() == "new"
     assert mode(path) == 0o600
@@ -41,14 +39,14 @@ def test_a_file_is_replaced_whole_and_readable_by_its_owner_alone(tmp_path: Path
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "haproxy.cfg").mkdir()  # what rename refuses to replace
     with pytest.raises(OSError, match=r"haproxy\.cfg"):
-        write_atomically(tmp_path / "haproxy.cfg", b"new")
+        replace_file(tmp_path / "haproxy.cfg", b"new")
     assert names(tmp_path) == {"haproxy.cfg"}
 
 
 def test_three_backups_are_kept_and_the_same_content_once(tmp_path: Path) -> None:
     config = tmp_path / "haproxy.cfg"
     for number in range(6):
-        write_atomically(config, str(number).encode())
+        replace_file(config, str(number).encode())
         keep_backup(config)
         keep_backup(config)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
@@ -97,33 +95,6 @@ def test_only_our_own_directories_that_nothing_names_are_removed(tmp_path: Path)
     prune(certs, config)
     kept = {contents_name(sets[0]), contents_name(sets[1]), "letsencrypt", "own.pem"}
     assert names(certs) == kept
-
-
-def test_the_state_comes_back_as_it_was_saved_and_is_private(tmp_path: Path) -> None:
-    file = ProxyStateFile(tmp_path / "proxy.json")
-    assert file.load() == ProxyState()
-    service = Service(
-        name="web",
-        endpoint_port=80,
-        attributes={"a": "b"},
-        checks=(TcpCheck(host_port="h:1"),),
-        container=Container(config={"Image": "web:1", "Env": ["PASSWORD=hunter2"]}),
-    )
-    state = ProxyState(
-        good=ProxyConfiguration(tag="lb", template="é {{ x }}", certs={"a.pem": "k"}),
-        services={"web": as_named(service)},
-        endpoints={"web": {"10.0.0.1:80": an_endpoint(attributes={"w": "1"}, state="draining")}},
-        applied="d",
-    )
-    file.save(state)
-    assert file.load() == state
-    assert mode(tmp_path / "proxy.json") == 0o600
-    assert "hunter2" not in (tmp_path / "proxy.json").read_text()
-
-
-def test_a_damaged_state_is_an_empty_one(tmp_path: Path) -> None:
-    (tmp_path / "proxy.json").write_text('{"Good": 7')
-    assert ProxyStateFile(tmp_path / "proxy.json").load() == ProxyState()
 
 
 async def test_what_the_file_system_refuses_names_the_file(haproxy_home: HAProxyHome) -> None:

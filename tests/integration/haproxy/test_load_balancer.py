@@ -270,7 +270,7 @@ async def test_a_daemon_that_lost_its_state_goes_on_with_what_the_store_says(
 ) -> None:
     generation = await serving(balancer, *web_servers)
     await balancer.stop()
-    (balancer.home.directory / "proxy.json").write_text("{damaged")
+    balancer.files.save("haproxy.json", b"{damaged")
     await balancer.restart()
     await balancer.judged(generation, accepted=True)
     await balancer.routes_to(*(server.address for server in web_servers))
