@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from orbitcontrol.model.stored import Delete, KeyValue, Put, Range
+from orbitcontrol.ports import Store
 from orbitcontrol.store.open import open_store
 from support.etcd import EtcdServer, free_ports
 
@@ -93,29 +94,28 @@ class Cluster:
 
     def stored(self, below: str) -> list[KeyValue]:
         """The keys below the base path, as the store has them."""
-
-        async def read() -> list[KeyValue]:
-            store = open_store(self.store)
-            try:
-                reading = await store.read(Range.prefix(f"{self.base}/{below}"))
-                return list(reading.ranges[0])
-            finally:
-                await store.close()
-
-        return asyncio.run(read())
+        reading = self._ask(lambda store: store.read(Range.prefix(f"{self.base}/{below}")))
+        return list(reading.ranges[0])
 
     def write(self, below: str, content: bytes | None) -> None:
         """Puts a key as somebody else's program might; None deletes it."""
         key = f"{self.base}/{below}"
+        operation = Delete(Range.single(key)) if content is None else Put(key, content)
+        self._ask(lambda store: store.commit([], [operation]))
 
-        async def write() -> None:
+    def revoke(self, lease: int) -> None:
+        """Ends a lease, as if its time were over."""
+        self._ask(lambda store: store.revoke(lease))
+
+    def _ask(self, question: Callable[[Store], Awaitable[T]]) -> T:
+        async def session() -> T:
             store = open_store(self.store)
             try:
-                await store.commit([], [Delete(Range.single(key)) if content is None else Put(key, content)])
+                return await question(store)
             finally:
                 await store.close()
 
-        asyncio.run(write())
+        return asyncio.run(session())
 
     def service(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = self.orbitctl("service", name, "-o", "json").json

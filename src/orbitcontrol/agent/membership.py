@@ -100,9 +100,12 @@ class Membership:
                 if await self._renewed_or_new():
                     pause = self._ttl / 3
                 self._board.problems.report("session", {})
-            except StoreError as error:
-                self._board.problems.report("session", {"store": str(error)})
-                _log.warning("lease not renewed", reason=error)
+            except AddressTaken:
+                raise
+            except OrbitError as error:
+                subject = "store" if isinstance(error, StoreError) else "state directory"
+                self._board.problems.report("session", {subject: str(error)})
+                _log.warning("no session, or its lease not renewed", reason=error)
             await self._board.lease_doubt.wait(pause)
 
     async def _renewed_or_new(self) -> bool:

@@ -1,5 +1,6 @@
 """A service without a container: somebody else runs the process, Orbit checks and publishes it."""
 
+import json
 import signal
 from typing import Any
 
@@ -134,6 +135,25 @@ def test_a_daemon_that_comes_back_after_its_lease_proves_everything_anew(
     assert cluster.endpoints("web") == []
     webserver.status = 200
     eventually(lambda: cluster.endpoints("web"), what="published after new proof")
+
+
+def test_a_daemon_that_loses_its_lease_publishes_anew_under_another_session(
+    cluster: Cluster, webserver: WebServer
+) -> None:
+    import_web(cluster, web(webserver.port))
+    cluster.machine(lease_ttl="2s").start()
+    [before] = cluster.stored("services/")
+    cluster.revoke(before.lease)
+
+    def after() -> list[KeyValue]:
+        return [item for item in cluster.stored("services/") if item.lease != before.lease]
+
+    [endpoint] = eventually(after, what="the endpoint published again")
+    assert endpoint.key == before.key
+    [alive] = cluster.stored("alive/")
+    assert alive.lease == endpoint.lease
+    assert json.loads(alive.value)["Session"] == json.loads(endpoint.value)["Session"]
+    assert json.loads(alive.value)["Session"] != json.loads(before.value)["Session"]
 
 
 def test_a_second_daemon_on_the_same_address_refuses_and_names_the_holder(
