@@ -2,11 +2,13 @@
 
 A step observes, plans and applies. It is level-triggered: it may be woken for nothing, or once for
 many reasons, and does the same either way. A step that fails is reported, logged once for each new
-reason, and tried again with growing pauses; other loops do not notice.
+reason, and tried again with growing pauses; other loops do not notice. What it was woken for is
+still owed: its reasons are the next step's, too. The tick comes however often a loop is woken.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +19,7 @@ from orbitcontrol.log import Log
 _log = Log(__name__)
 
 TICK = 300.0
-"""Seconds between two steps of an undisturbed loop; each wait is up to a fifth longer or shorter."""
+"""Seconds between two ticks of a loop; each is up to a fifth longer or shorter."""
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 15.0
@@ -31,14 +33,28 @@ async def forever(
     problems: Problems,
     tick: float = TICK,
 ) -> None:
-    """Calls ``step`` with the reasons of each wake, the first time at once. Never returns."""
+    """Calls ``step`` with the reasons of each wake, the first time at once. Never returns.
+
+    A tick, and a new attempt after a failure, has the reason "tick".
+    """
+    clock = asyncio.get_running_loop().time
     pause = 0.0
     reasons = frozenset({"start"})
+    next_tick = clock() + _about(tick)
     while True:
         failure = await _attempt(name, step, reasons)
         problems.report(f"loop {name}", {name: failure} if failure else {})
         pause = min(max(pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE) if failure else 0.0
-        reasons = await wake.wait((pause or tick) * random.uniform(0.8, 1.2))
+        owed = reasons if failure else frozenset[str]()
+        until_tick = max(next_tick - clock(), 0.0)
+        reasons = owed | await wake.wait(min(_about(pause), until_tick) if failure else until_tick)
+        if clock() >= next_tick:
+            reasons |= {"tick"}
+            next_tick = clock() + _about(tick)
+
+
+def _about(seconds: float) -> float:
+    return seconds * random.uniform(0.8, 1.2)
 
 
 async def _attempt(
