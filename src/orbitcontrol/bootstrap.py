@@ -108,7 +108,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
             files=state,
             new_id=_new_id,
         ),
-        "configuration": ConfigurationLoop(board=board, store=store, keys=keys, machine=machine),
+        "configuration": ConfigurationLoop(board=board, store=store, keys=keys, machine=machine, files=state),
         "containers": ContainersLoop(
             board=board,
             runtime=runtime,

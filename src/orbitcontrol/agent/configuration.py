@@ -4,8 +4,10 @@ Two watches wake it: ``config/meta``, which changes with every import, and ``dep
 changes with every new revision. Neither is trusted for content, because separate watches have no
 common order: the loop reads everything that concerns the machine at one revision of the store.
 
-Knowing less never replaces knowing more (invariant I1): without ``config/meta``, or with one that
-cannot be read or has gone back, the configuration in force stays, and the machine says why.
+Knowing less never replaces knowing more (invariant I1). Without ``config/meta``, or with one that
+cannot be read, the configuration in force stays, and the machine says why; a daemon that has none in
+force yet takes the one that it trusted last from its state directory. A configuration that does not
+go on where that one ended is followed as far as ``planning.continuity`` allows.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from msgspec import structs
 from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.agent.mirror import Mirror
+from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.configuration import parse_entries
 from orbitcontrol.codec.deployments import parse_deployments
 from orbitcontrol.codec.keys import Keys
@@ -27,11 +30,14 @@ from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, MachineIdentity
 from orbitcontrol.model.state import ConfigMeta, Revisions
 from orbitcontrol.model.stored import KeyValue, Range
+from orbitcontrol.planning.continuity import Trust, continue_with
 from orbitcontrol.planning.desired import desired_of, zone_of
-from orbitcontrol.ports import Store
+from orbitcontrol.ports import StateFiles, Store
 
 _log = Log(__name__)
 
+_SNAPSHOT = "snapshot.json"
+_PATIENCE = 2.0
 NO_CONFIGURATION = "the store has no configuration: run orbitctl import"
 
 
@@ -42,12 +48,16 @@ class ConfigurationLoop:
     decide.
     """
 
-    def __init__(self, *, board: Board, store: Store, keys: Keys, machine: MachineIdentity) -> None:
+    def __init__(
+        self, *, board: Board, store: Store, keys: Keys, machine: MachineIdentity, files: StateFiles
+    ) -> None:
         self._board = board
         self._store = store
         self._keys = keys
         self._machine = machine
         self._revisions = Revisions()
+        self._snapshot = Remembered(files, _SNAPSHOT, Trust, Trust())
+        self._trust = self._snapshot.load()
         self._wake = Wake()
         self._meta = Mirror("meta", store=store, range=Range.single(keys.meta), problems=board.problems)
         self._deployments = Mirror(
@@ -61,6 +71,7 @@ class ConfigurationLoop:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._meta.run(), name="mirror meta")
             group.create_task(self._deployments.run(), name="mirror deployments")
+            group.create_task(self._without_store(), name="snapshot")
             await forever("configuration", self._step, wake=self._wake, problems=self._board.problems)
 
     async def _step(self, reasons: frozenset[str]) -> None:
@@ -68,6 +79,8 @@ class ConfigurationLoop:
         if meta is None or (reasons == {"deployments"} and not self._concerned()):
             return
         trouble = await self._read() if meta.entries else NO_CONFIGURATION
+        if trouble:
+            self._fall_back(trouble)
         problems = {"store": trouble} if trouble else {}
         desired = self._board.desired.value
         if desired is not None:
@@ -102,8 +115,6 @@ class ConfigurationLoop:
             return str(error)
         if meta.state == "applying":
             return None  # an import is being copied into place; its end wakes this loop again
-        if refusal := self._gone_back(meta):
-            return refusal
         entries = {
             "/".join(self._keys.below(item.key)[1:]): item.value
             for items in (properties, services, *of_tags)
@@ -113,27 +124,43 @@ class ConfigurationLoop:
         revisions = self._of_machine(deployments)
         zone = self._machine.zone or zone_of(parsed.configuration, self._machine.address)
         self._revisions = revisions
-        self._adopt(desired_of(structs.replace(self._machine, zone=zone), meta, parsed, revisions))
+        self._adopt(meta, desired_of(structs.replace(self._machine, zone=zone), meta, parsed, revisions))
         return None
 
-    def _gone_back(self, meta: ConfigMeta) -> str | None:
-        before = self._board.desired.value
-        if before is None or before.epoch != meta.epoch or before.generation <= meta.generation:
-            return None
-        return (
-            f"{self._store.address}: the store went back from generation {before.generation} to "
-            f"{meta.generation}; the newer configuration stays in force"
-        )
-
-    def _adopt(self, desired: Desired) -> None:
+    def _adopt(self, meta: ConfigMeta, fresh: Desired) -> None:
+        """Puts what was read in force, as far as the store is trusted, and remembers what is trusted."""
+        continuation = continue_with(self._trust, meta, fresh)
+        desired = continuation.desired
         if desired != self._board.desired.value:
             _log.info(
                 "configuration in force",
                 generation=desired.generation,
                 services=len(desired.services),
                 template=desired.proxy.tag if desired.proxy else "none",
+                holding=desired.holding or "nothing",
             )
         self._board.desired.set(desired)
+        if continuation.trust != self._trust:
+            self._trust = continuation.trust
+            self._snapshot.save(continuation.trust)
+
+    async def _without_store(self) -> None:
+        """Falls back when the store has not answered for a while after the start."""
+        await asyncio.sleep(_PATIENCE)
+        self._fall_back("the store does not answer")
+
+    def _fall_back(self, reason: str) -> None:
+        """Takes the last trusted configuration, if this daemon has none in force and it is this machine's."""
+        base = self._trust.base
+        if self._board.desired.value is not None or base is None:
+            return
+        if (base.machine.address, base.machine.tags) != (self._machine.address, self._machine.tags):
+            _log.warning(
+                "the remembered configuration is of other tags, waiting for the store", reason=reason
+            )
+            return
+        _log.warning("working from the last known configuration", generation=base.generation, reason=reason)
+        self._board.desired.set(base)
 
     def _of_machine(self, items: Iterable[KeyValue]) -> Revisions:
         return parse_deployments(self._keys, items, machine=self._machine.address)

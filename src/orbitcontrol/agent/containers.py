@@ -144,6 +144,7 @@ class ContainersLoop:
             address=desired.machine.address,
             observed=observed,
             held=desired.held,
+            holding=bool(desired.holding),
             verdicts=self._board.verdicts.value,
             published=None if self._board.proven.value is None else self._board.published.value,
             busy=busy,

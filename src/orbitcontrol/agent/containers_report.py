@@ -80,6 +80,8 @@ def instance_reports(sight: Sight) -> tuple[InstanceReport, ...]:
             state="held",
             reason="its configuration cannot be determined",
             revision=own.revision,
+            revision_source=own.revision_source,
+            serial=own.serial,
         )
         for key, own in sight.alive.items()
         if key.service in sight.desired.held
@@ -95,7 +97,7 @@ def instance_reports(sight: Sight) -> tuple[InstanceReport, ...]:
 def process_reports(desired: Desired, verdicts: Mapping[RunId, Verdict]) -> list[InstanceReport]:
     """Services that somebody else runs."""
     return [
-        _judged(InstanceKey(name), verdicts.get(RunId(name)), revision="")
+        _judged(InstanceKey(name), verdicts.get(RunId(name)), own=None)
         for name, effective in desired.services.items()
         if effective.service.container is None
     ]
@@ -127,7 +129,7 @@ def problems(sight: Sight) -> dict[str, str]:
 def _container_report(sight: Sight, wanted: WantedContainer) -> InstanceReport:
     key, own = wanted.key, sight.alive.get(wanted.key)
     if own is not None and key not in sight.busy:
-        return _judged(key, sight.verdicts.get(own.run_id), revision=own.revision)
+        return _judged(key, sight.verdicts.get(own.run_id), own=own)
     state, reason = _without_container(sight, wanted)
     return InstanceReport(
         service=key.service,
@@ -135,6 +137,8 @@ def _container_report(sight: Sight, wanted: WantedContainer) -> InstanceReport:
         state=state,
         reason=reason,
         revision=wanted.effective.revision,
+        revision_source=wanted.effective.revision_source,
+        serial=wanted.effective.serial,
     )
 
 
@@ -162,7 +166,7 @@ def _missing_image(sight: Sight, wanted: WantedContainer) -> str:
     return sight.images.get(wanted.image, "") if waits else ""
 
 
-def _judged(key: InstanceKey, verdict: Verdict | None, *, revision: str) -> InstanceReport:
+def _judged(key: InstanceKey, verdict: Verdict | None, *, own: OwnContainer | None) -> InstanceReport:
     state = "starting"
     if verdict is not None and verdict.judged:
         state = "running" if verdict.up else "unhealthy"
@@ -171,5 +175,7 @@ def _judged(key: InstanceKey, verdict: Verdict | None, *, revision: str) -> Inst
         instance=key.instance,
         state=state,
         reason="" if verdict is None else verdict.reason,
-        revision=revision,
+        revision="" if own is None else own.revision,
+        revision_source="" if own is None else own.revision_source,
+        serial=0 if own is None else own.serial,
     )

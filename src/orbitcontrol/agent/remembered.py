@@ -1,11 +1,13 @@
 """Values that outlive the daemon: each is JSON in one file of the state directory.
 
-A file that is missing, damaged or of another version is the same as none: every loop that remembers
-something can begin without it, only less smoothly.
+The first line is the format's version and the SHA-256 of the rest. A file that is missing, damaged
+or of another version is the same as none: every loop that remembers something can begin without it,
+only less smoothly.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Generic, TypeVar
 
 from orbitcontrol.codec.values import decode, encode
@@ -16,6 +18,8 @@ from orbitcontrol.ports import StateFiles
 _log = Log(__name__)
 
 T = TypeVar("T")
+
+_VERSION = "orbitcontrol-1"
 
 
 class Remembered(Generic[T]):
@@ -32,12 +36,21 @@ class Remembered(Generic[T]):
         content = self._files.load(self._name)
         if content is None:
             return self._default
+        head, _, body = content.partition(b"\n")
+        if head != _head(body):
+            _log.warning("remembered value is damaged or of another version", file=self._name)
+            return self._default
         try:
-            return decode(content, self._expected, key=self._name)
+            return decode(body, self._expected, key=self._name)
         except UndecodableValue as error:
             _log.warning("remembered value cannot be read, beginning without it", reason=error)
             return self._default
 
     def save(self, value: T) -> None:
         """Replaces it. Raises ``OrbitError`` when the disk does not take it, with the old one in place."""
-        self._files.save(self._name, encode(value))
+        body = encode(value)
+        self._files.save(self._name, _head(body) + b"\n" + body)
+
+
+def _head(body: bytes) -> bytes:
+    return f"{_VERSION} {hashlib.sha256(body).hexdigest()}".encode()

@@ -78,6 +78,8 @@ class Desired(Struct, frozen=True, kw_only=True):
     runs of them stays exactly as it is. ``proxy_held`` is true when the template could not be
     determined (two tags carry one, a value is undecodable): HAProxy keeps its last good
     configuration. A false ``proxy_held`` with no ``proxy`` means that this machine has no template.
+    ``holding`` says why the store is not trusted: then what is missing is started, and nothing that
+    runs is replaced or removed.
     """
 
     epoch: str
@@ -89,4 +91,5 @@ class Desired(Struct, frozen=True, kw_only=True):
     proxy: ProxyConfiguration | None = None
     proxy_held: bool = False
     authoritative_names: frozenset[str] = frozenset()
+    holding: str = ""
     problems: tuple[Problem, ...] = ()

@@ -20,7 +20,11 @@ class Source(_Stored, frozen=True, kw_only=True):
 
 
 class ConfigMeta(_Stored, frozen=True, kw_only=True):
-    """``config/meta``. ``generation`` grows by one with each import that changes something."""
+    """``config/meta``. ``generation`` grows by one with each import that changes something.
+
+    ``epoch`` is random and new with the first import into an empty store. ``continues`` is what
+    people have confirmed after a loss: this store goes on where an epoch ended, up to a generation.
+    """
 
     format_version: int = 1
     epoch: str
@@ -30,6 +34,7 @@ class ConfigMeta(_Stored, frozen=True, kw_only=True):
     imported_at: str
     imported_by: str
     source: Source = Source()
+    continues: dict[str, int] = {}
 
 
 class Deployment(_Stored, frozen=True, kw_only=True):
@@ -99,22 +104,35 @@ class ProxyVerdict(_Stored, frozen=True, kw_only=True):
 
 
 class InstanceReport(_Stored, frozen=True, kw_only=True):
-    """One instance of a service as its machine last saw it."""
+    """One instance of a service as its machine last saw it.
+
+    ``revision``, who had set it (``image``, ``service`` or ``machine``) and with which serial are
+    those of the container that runs, by its labels; of the one that is wanted while none runs.
+    """
 
     service: str
     instance: int
     state: str
     reason: str = ""
     revision: str = ""
+    revision_source: str = ""
+    serial: int = 0
 
 
 class MachineRecord(_Stored, frozen=True, kw_only=True):
-    """``machines/<address>``: kept after the machine is gone, until it is forgotten."""
+    """``machines/<address>``: kept after the machine is gone, until it is forgotten.
+
+    ``epoch`` and ``generation`` are those of the configuration that the machine trusts; ``holding``
+    says why it does not trust the store's, "" when it does.
+    """
 
     tags: tuple[str, ...] = ()
     availability_zone: str = ""
     version: str = ""
     check: str = ""
+    epoch: str = ""
+    generation: int = 0
+    holding: str = ""
     proxy: ProxyVerdict | None = None
     instances: tuple[InstanceReport, ...] = ()
     problems: tuple[Problem, ...] = ()

@@ -62,6 +62,8 @@ class OwnContainer(Struct, frozen=True, kw_only=True):
     key: InstanceKey
     config_hash: str
     revision: str
+    revision_source: str
+    serial: int
     port: int
 
     @property
@@ -126,6 +128,7 @@ def own_container(container: ObservedContainer, *, address: str) -> OwnContainer
     try:
         key = InstanceKey(labels[LABEL_SERVICE], int(labels.get(LABEL_INSTANCE, "")))
         port = int(labels.get(LABEL_PORT, ""))
+        serial = int(labels.get(LABEL_SERIAL, "0"))
     except ValueError:
         return None
     return OwnContainer(
@@ -133,6 +136,8 @@ def own_container(container: ObservedContainer, *, address: str) -> OwnContainer
         key=key,
         config_hash=labels.get(LABEL_CONFIG_HASH, ""),
         revision=labels.get(LABEL_REVISION, ""),
+        revision_source=labels.get(LABEL_REVISION_SOURCE, ""),
+        serial=serial,
         port=port,
     )
 

@@ -85,12 +85,14 @@ class Situation(Struct, frozen=True, kw_only=True):
 
     ``published`` is None until it is known what is: nothing that runs is stopped before that.
     ``busy`` instances have an action under way; ``starts`` and ``stops`` are the backoffs of
-    instances that ended or could not be started, and of those that could not be stopped.
+    instances that ended or could not be started, and of those that could not be stopped. ``holding``
+    is true while the store is not trusted: nothing is removed then.
     """
 
     address: str
     observed: tuple[ObservedContainer, ...]
     held: Collection[str] = frozenset()
+    holding: bool = False
     verdicts: Mapping[RunId, Verdict] = {}
     published: Collection[RunId] | None = frozenset()
     busy: Collection[InstanceKey] = frozenset()
@@ -121,6 +123,7 @@ def plan_containers(wanted: Collection[WantedContainer], situation: Situation) -
     alive = alive_by_instance(own, by_key)
     blocked = {one.key: reason for one in wanted if (reason := _obstacle(one, situation))}
     blocked = {key: reason for key, reason in blocked.items() if _is_outdated(alive.get(key), by_key[key])}
+    blocked |= {key: reason for key, own in alive.items() if (reason := _lost_revision(own, by_key.get(key)))}
     free = [one for one in wanted if one.key not in blocked and one.key not in situation.busy]
     starts, waiting = _starts([one for one in free if one.key not in alive], own, situation)
     crowded = {one.key for one in own if one is not alive.get(one.key)}  # the spare one goes first
@@ -185,6 +188,8 @@ def _removals(
     situation: Situation,
 ) -> list[Remove]:
     """One container for each instance that has too many, or that nothing wants."""
+    if situation.holding:
+        return []
     removals: dict[InstanceKey, Remove] = {}
     for one in own:
         if one.key.service in situation.held or one.key in taken or one.container.state == "removing":
@@ -234,6 +239,16 @@ def _worth(own: OwnContainer, situation: Situation) -> int:
 
 def _is_published(own: OwnContainer, situation: Situation) -> bool:
     return situation.published is not None and own.run_id in situation.published
+
+
+def _lost_revision(own: OwnContainer, wanted: WantedContainer | None) -> str:
+    """Why an outdated container stays all the same: serials only grow, so the store lost its revision."""
+    if wanted is None or not _is_outdated(own, wanted) or own.serial <= wanted.effective.serial:
+        return ""
+    return (
+        f"revision {own.revision} stays: it was set with serial {own.serial}, and the store has only "
+        f"{wanted.effective.serial}; run orbitctl recover"
+    )
 
 
 def _is_outdated(own: OwnContainer | None, wanted: WantedContainer | None) -> bool:

@@ -44,6 +44,18 @@ def test_a_damaged_file_is_the_same_as_none(tmp_path: Path, content: str) -> Non
     assert remembered(tmp_path).load() == ProxyState()
 
 
+def test_a_file_with_one_changed_byte_or_of_another_version_is_the_same_as_none(tmp_path: Path) -> None:
+    state = remembered(tmp_path)
+    state.save(ProxyState(applied="abc"))
+    file = tmp_path / "haproxy.json"
+    saved = file.read_bytes()
+    for damaged in (saved.replace(b"abc", b"abd"), saved.replace(b"orbitcontrol-1", b"orbitcontrol-9")):
+        file.write_bytes(damaged)
+        assert state.load() == ProxyState()
+    file.write_bytes(saved)
+    assert state.load() == ProxyState(applied="abc")
+
+
 def test_a_save_that_the_disk_refuses_names_the_file_and_leaves_the_old_value(tmp_path: Path) -> None:
     state = remembered(tmp_path)
     state.save(ProxyState(applied="old"))
