@@ -91,6 +91,7 @@ async def apply(store: Store, keys: Keys, planned: PlannedImport, stamp: Stamp) 
         return ImportResult(meta=previous, written=False)
     meta = next_meta(
         previous,
+        known_generation=planned.stored.known_generation,
         epoch=stamp.epoch,
         import_id=stamp.import_id,
         now=stamp.now,

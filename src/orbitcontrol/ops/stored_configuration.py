@@ -19,13 +19,15 @@ class StoredConfiguration(Struct, frozen=True, kw_only=True):
     """``entries`` by key below ``config/``, without ``meta`` and without the log of a running import.
 
     ``meta`` is None where nothing was ever imported; ``read_meta`` is the key it came from.
-    ``machines`` has the tags of each machine that left a readable record.
+    ``machines`` has the tags of each machine that left a readable record; ``known_generation`` is the
+    highest that any of them says it knew, 0 where none does.
     """
 
     entries: dict[str, bytes]
     meta: ConfigMeta | None = None
     read_meta: KeyValue | None = None
     machines: dict[str, tuple[str, ...]] = {}
+    known_generation: int = 0
 
 
 async def read_configuration(store: Store, keys: Keys) -> StoredConfiguration:
@@ -39,17 +41,19 @@ async def read_configuration(store: Store, keys: Keys) -> StoredConfiguration:
             f"this orbitctl knows {FORMAT_VERSION}; use a newer orbitctl"
         )
     entries = {item.key.removeprefix(keys.config.start): item.value for item in config if item != read_meta}
+    records = {keys.below(item.key)[-1]: _record(item) for item in machines}
     return StoredConfiguration(
         entries={key: value for key, value in entries.items() if not key.startswith("import/")},
         meta=meta,
         read_meta=read_meta,
-        machines={keys.below(item.key)[-1]: _tags(item) for item in machines},
+        machines={address: record.tags for address, record in records.items()},
+        known_generation=max((record.generation for record in records.values()), default=0),
     )
 
 
-def _tags(item: KeyValue) -> tuple[str, ...]:
-    """A machine's tags; none where its record cannot be read: an estimate must not stop an import."""
+def _record(item: KeyValue) -> MachineRecord:
+    """A machine's record; an empty one where it cannot be read: an estimate must not stop an import."""
     try:
-        return decode(item.value, MachineRecord, key=item.key).tags
+        return decode(item.value, MachineRecord, key=item.key)
     except UndecodableValue:
-        return ()
+        return MachineRecord()

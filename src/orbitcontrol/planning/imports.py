@@ -116,19 +116,30 @@ def plan_import(current: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> Im
 
 
 def next_meta(
-    previous: ConfigMeta | None, *, epoch: str, import_id: str, now: str, user: str, source: Source
+    previous: ConfigMeta | None,
+    *,
+    epoch: str,
+    import_id: str,
+    now: str,
+    user: str,
+    source: Source,
+    known_generation: int = 0,
 ) -> ConfigMeta:
     """``config/meta`` after the import. ``epoch`` (random) counts only for the first into an empty store.
+
+    The generation is above that of the store and above ``known_generation``, the highest that any
+    machine says it knew: a store that was restored from a backup must not repeat one.
 
     ``now`` is RFC 3339 in UTC; ``import_id`` (random) is how a lost answer is told from a lost request.
     """
     return ConfigMeta(
         epoch=previous.epoch if previous else epoch,
-        generation=previous.generation + 1 if previous else 1,
+        generation=max(previous.generation if previous else 0, known_generation) + 1,
         import_id=import_id,
         imported_at=now,
         imported_by=user,
         source=source,
+        continues=previous.continues if previous else {},
     )
 
 

@@ -178,6 +178,11 @@ class TestTransaction:
         assert transaction.compares == (Absent(Range.single("/orbit/config/meta")),)
 
     def test_a_later_import_keeps_the_epoch_and_holds_only_if_nobody_was_faster(self) -> None:
+        later = next_meta(
+            META, epoch="new", import_id="i", now="t", user="bob", source=Source(), known_generation=90
+        )
+        assert later.generation == 91
+        assert later.continues == META.continues
         meta = next_meta(META, epoch="new", import_id="i", now="t", user="bob", source=Source())
         assert (meta.epoch, meta.generation, meta.state) == ("e", 8, "complete")
         read = KeyValue(key=KEYS.meta, value=b"", mod_revision=42)
