@@ -69,8 +69,10 @@ class HealthLoop:
             if before is not None and before.checks == checks:
                 before.run = run
                 continue
-            was_up = run_id in proven if before is None else verdict_of(before.states).up
-            if before is not None:
+            if before is None:  # the proof ends with the endpoint: a run that comes back needs another
+                was_up = run_id in proven and run_id in self._board.published.value
+            else:
+                was_up = verdict_of(before.states).up
                 self._end(before)
             self._watched[run_id] = self._begin(run, checks, was_up=was_up)
         self._publish()
