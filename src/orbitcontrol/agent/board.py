@@ -139,6 +139,9 @@ class Board:
         self.retiring: Cell[frozenset[RunId]] = Cell("retiring", frozenset())
         self.published: Cell[frozenset[RunId]] = Cell("published", frozenset())
         """The runs whose endpoints are in the store, as far as this daemon knows."""
+        self.publisher: Cell[str] = Cell("publisher", "")
+        """The session that ``published`` was last told of: while it is an earlier one than ``session``,
+        what is published may be gone with that one's lease."""
         self.proven: Cell[frozenset[RunId] | None] = Cell("proven", None)
         """The runs that this daemon's resumed session had published when it started, which need no
         new proof; None until that is known."""

@@ -121,6 +121,7 @@ class EndpointsLoop:
                 self._take(item)
         self._session = session.id
         self._settle()
+        self._board.publisher.set(session.id)
         if self._board.proven.value is None:
             self._board.proven.set(self._board.published.value if session.resumed else frozenset())
 

@@ -85,8 +85,10 @@ class Membership:
         board = self._board
         board.session.subscribe(wake)
         board.desired.subscribe(wake)
+        board.runs.subscribe(wake)
         board.verdicts.subscribe(wake)
         board.published.subscribe(wake)
+        board.publisher.subscribe(wake)
         board.instances.subscribe(wake)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_session(), name="session")
@@ -172,6 +174,8 @@ class Membership:
         session, desired, runs = board.session.value, board.desired.value, board.runs.value
         if session is None or session.id == board.registered.value or desired is None or runs is None:
             return
+        if session.id != board.publisher.value:
+            return  # what is said to be published was so under an earlier lease
         if not all_judged(
             desired,
             runs=runs,

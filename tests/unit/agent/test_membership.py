@@ -1,0 +1,104 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from orbitcontrol.agent.board import Board
+from orbitcontrol.agent.endpoints import EndpointsLoop
+from orbitcontrol.agent.membership import Membership
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.values import decode
+from orbitcontrol.model.configuration import MachineIdentity
+from orbitcontrol.model.runs import RunId
+from orbitcontrol.model.state import Alive
+from orbitcontrol.ports import StateFiles, Store
+from orbitcontrol.statedir import StateDirectory
+from orbitcontrol.store.sqlite import SqliteStore
+from support.loops import ADDRESS, RUN, UP, WEB, Meddled, desired, ids, running, until
+
+KEYS = Keys()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(str(tmp_path / "store.db"))
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> StateDirectory:
+    return StateDirectory(tmp_path / "state")
+
+
+def membership(board: Board, store: Store, files: StateFiles, *, ttl: float = 60.0) -> Membership:
+    return Membership(
+        board=board, store=store, keys=KEYS, address=ADDRESS, ttl=ttl, files=files, new_id=ids("session")
+    )
+
+
+async def alive(store: Store) -> Alive:
+    record = await store.get(KEYS.alive(ADDRESS))
+    assert record is not None
+    return decode(record.value, Alive, key=record.key)
+
+
+def serving() -> Board:
+    """A machine whose one service runs and is proven."""
+    board = Board()
+    board.desired.set(desired(WEB))
+    board.runs.set((RUN,))
+    board.verdicts.set({RUN.id: UP})
+    return board
+
+
+async def test_a_machine_without_services_is_registered_when_it_was_looked_at(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = Board()
+    board.desired.set(desired())
+    async with running(membership(board, store, files)):
+        session = await until(board.session, lambda session: session is not None)
+        assert session is not None
+        board.publisher.set(session.id)
+        await asyncio.sleep(0)
+        board.runs.set(())
+        await until(board.registered, bool)
+    assert (await alive(store)).registered
+
+
+async def test_a_new_session_is_not_registered_by_what_was_published_under_the_old_lease(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = serving()
+    goes_on = asyncio.Event()
+    goes_on.set()
+
+    async def lease_keys(lease: int) -> frozenset[str]:
+        await goes_on.wait()
+        return await store.lease_keys(lease)
+
+    endpoints = EndpointsLoop(
+        board=board,
+        store=Meddled(store, lease_keys=lease_keys),
+        keys=KEYS,
+        machine=MachineIdentity(address=ADDRESS),
+        files=files,
+        new_id=ids("endpoint"),
+    )
+    async with running(membership(board, store, files), endpoints):
+        await until(board.registered, lambda session: session == "session1")
+        first = board.session.value
+        assert first is not None
+        goes_on.clear()
+        await store.revoke(first.lease)
+        board.lease_doubt.ring("test")
+        await until(board.session, lambda session: session is not None and session.id == "session2")
+        board.verdicts.set({RUN.id: UP, RunId("another"): UP})  # the registration looks again
+        await asyncio.sleep(0.2)
+        assert board.published.value == {RUN.id}
+        assert await alive(store) == Alive(session="session2")
+        goes_on.set()
+        await until(board.registered, lambda session: session == "session2")
+    assert await store.get(KEYS.endpoint("web", f"{ADDRESS}:80")) is not None
