@@ -1,8 +1,13 @@
 """Health: asks every check of every run at its own pace, and keeps ``board.verdicts``.
 
 Each check of each run is a task of its own, so a check that hangs until its time-out delays no
-other. A run that starts is asked at once, then at growing pauses until its first pass. A run that a
-resumed session had published starts as up: it was proven before, and its proof is still in force.
+other. A run that starts is asked at once, then at growing pauses until its first pass; from then on
+at its interval, beginning at a random moment, so that what started together is not asked together. A
+run that a resumed session had published starts as up: it was proven before, and its proof is still
+in force.
+
+With a thousand checks nearly every answer changes nothing. So an answer costs what it changes: only
+a new verdict of its run is told, and what turns in quick succession is told together.
 """
 
 from __future__ import annotations
@@ -19,22 +24,47 @@ from orbitcontrol.agent.loop import forever
 from orbitcontrol.log import Log
 from orbitcontrol.model.runs import ProbeResult, Run, RunId, Verdict
 from orbitcontrol.model.service import Check
-from orbitcontrol.planning.health import CheckState, addressed, after_result, pause_after, verdict_of
+from orbitcontrol.planning.health import (
+    CheckState,
+    addressed,
+    after_result,
+    pause_after,
+    trouble_of,
+    verdict_of,
+)
 from orbitcontrol.ports import Prober
 
 _log = Log(__name__)
 
 _GRACE = 1.0
+"""Seconds beyond a check's own time-outs after which its prober is given up."""
+
+_BETWEEN_STARTS = 0.001
+"""Seconds between the first questions of runs that are found together: a daemon that finds a thousand
+must not measure its own haste."""
+
+_QUIET = 0.05
+"""Seconds after telling the other loops in which what turns is collected and told together."""
+
+_REASON_PAUSE = 10.0
+"""Seconds for which a reason stands although the check now fails in other words: some failures carry
+a time or a number that is never the same twice."""
 
 
 class _Watched(Struct):
-    """A run under check: its checks as configured, their states, and the tasks that ask."""
+    """A run under check: its checks as configured, their states, and the tasks that ask.
+
+    ``verdict`` and ``trouble`` are what was told of it last, ``reason_at`` when its reason was.
+    """
 
     run: Run
     checks: tuple[Check, ...]
     states: list[CheckState]
-    tasks: list[asyncio.Task[None]]
     since: float
+    verdict: Verdict
+    tasks: list[asyncio.Task[None]] = []
+    trouble: str = ""
+    reason_at: float = -_REASON_PAUSE
 
 
 class HealthLoop:
@@ -45,6 +75,9 @@ class HealthLoop:
         self._probers = probers
         self._wake = Wake()
         self._watched: dict[RunId, _Watched] = {}
+        self._verdicts: dict[RunId, Verdict] = {}
+        self._troubles: dict[RunId, str] = {}
+        self._turned = asyncio.Event()
 
     async def run(self) -> None:
         """Never returns."""
@@ -52,6 +85,7 @@ class HealthLoop:
         self._board.proven.subscribe(self._wake)
         async with asyncio.TaskGroup() as group:
             self._group = group
+            group.create_task(self._tell(), name="health verdicts")
             await forever("health", self._step, wake=self._wake, problems=self._board.problems)
 
     async def _step(self, _: frozenset[str]) -> None:
@@ -61,28 +95,37 @@ class HealthLoop:
         current = {run.id: run for run in runs}
         for run_id in self._watched.keys() - current.keys():
             self._end(self._watched.pop(run_id))
+            self._verdicts.pop(run_id, None)
+            self._troubles.pop(run_id, None)
+        delay = 0.0
         for run_id, run in current.items():
             before = self._watched.get(run_id)
+            if before is not None and before.run == run:
+                continue
             checks = tuple(
                 addressed(check, host=run.host, port=run.port) for check in run.effective.service.checks
             )
             if before is not None and before.checks == checks:
                 before.run = run
                 continue
-            if before is None:  # the proof ends with the endpoint: a run that comes back needs another
-                was_up = run_id in proven and run_id in self._board.published.value
-            else:
-                was_up = verdict_of(before.states).up
+            was_up = run_id in proven if before is None else before.verdict.up
+            watched = self._begin(run, checks, was_up=was_up, delay=delay)
+            if before is not None:
                 self._end(before)
-            self._watched[run_id] = self._begin(run, checks, was_up=was_up)
+                watched.verdict, watched.trouble = before.verdict, before.trouble
+            self._judge(watched)
+            delay += _BETWEEN_STARTS
         self._publish()
 
-    def _begin(self, run: Run, checks: tuple[Check, ...], *, was_up: bool) -> _Watched:
+    def _begin(self, run: Run, checks: tuple[Check, ...], *, was_up: bool, delay: float) -> _Watched:
         """Starts asking. With ``was_up`` the run counts as up until checks have failed."""
         first = CheckState.resumed() if was_up else CheckState()
-        watched = _Watched(run, checks, [first] * len(checks), [], time.monotonic())
+        watched = _Watched(
+            run, checks, [first] * len(checks), time.monotonic(), Verdict(up=False, judged=False)
+        )
+        self._watched[run.id] = watched
         watched.tasks = [
-            self._group.create_task(self._ask(watched, place), name=f"check {run.id.service} {place}")
+            self._group.create_task(self._ask(watched, place, delay), name=f"check {run.id.service} {place}")
             for place in range(len(checks))
         ]
         return watched
@@ -91,21 +134,27 @@ class HealthLoop:
         for task in watched.tasks:
             task.cancel()
 
-    async def _ask(self, watched: _Watched, place: int) -> None:
+    async def _ask(self, watched: _Watched, place: int, delay: float) -> None:
         """Asks one check of one run until it is cancelled."""
         check = watched.checks[place]
-        if watched.states[place].passed_once:
-            await asyncio.sleep(random.uniform(0, float(check.interval)))
+        known = watched.states[place].passed_once
+        await asyncio.sleep(random.uniform(0, check.interval) if known else delay)
         asked = 0
         while True:
             result = await self._probe(check, watched.run)
+            if self._watched.get(watched.run.id) is not watched:
+                return  # the run ended while it was asked: what it said proves nothing of another
             asked += 1
             before = watched.states[place]
             age = time.monotonic() - watched.since
-            watched.states[place] = after_result(before, check, result, age=age)
-            if watched.states[place] != before:
-                self._publish()
-            await asyncio.sleep(pause_after(watched.states[place], check, asked=asked))
+            after = after_result(before, check, result, age=age)
+            if after is not before:
+                watched.states[place] = after
+                self._judge(watched)
+            pause = pause_after(after, check, asked=asked)
+            if after.passed_once and not before.passed_once:
+                pause *= random.uniform(0.5, 1)
+            await asyncio.sleep(pause)
 
     async def _probe(self, check: Check, run: Run) -> ProbeResult:
         """One answer; whatever goes wrong in asking is a failed check, never a failed daemon."""
@@ -122,24 +171,46 @@ class HealthLoop:
             _log.error("check failed unexpectedly", exc_info=True, service=run.id.service)
             return ProbeResult(passed=False, detail=f"unexpected {type(error).__name__}: {error}")
 
+    def _judge(self, watched: _Watched) -> None:
+        """Sets the run's verdict anew and, if there is something to tell, sees to it that it is told."""
+        before, run_id = watched.verdict, watched.run.id
+        verdict, trouble = verdict_of(watched.states), trouble_of(watched.states)
+        turned = (before.up, before.judged) != (verdict.up, verdict.judged)
+        worded = turned or bool(trouble) != bool(watched.trouble)
+        if run_id in self._verdicts and not worded:
+            if (before.reason, watched.trouble) == (verdict.reason, trouble):
+                return
+            if time.monotonic() - watched.reason_at < _REASON_PAUSE:
+                return
+        if verdict.reason or trouble:
+            watched.reason_at = time.monotonic()
+        watched.verdict, watched.trouble = verdict, trouble
+        if turned:
+            _log_turn(run_id, verdict)
+        self._verdicts[run_id] = verdict
+        self._troubles.pop(run_id, None)
+        if trouble:
+            self._troubles[run_id] = trouble
+        self._turned.set()
+
+    async def _tell(self) -> None:
+        """Publishes what has turned: at once, or bundled when much turns. Never returns."""
+        while True:
+            await self._turned.wait()
+            self._publish()
+            await asyncio.sleep(_QUIET)
+
     def _publish(self) -> None:
-        """Tells the other loops, and logs what turned."""
-        before = self._board.verdicts.value
-        verdicts = {run_id: verdict_of(watched.states) for run_id, watched in self._watched.items()}
-        for run_id, verdict in verdicts.items():
-            known = before.get(run_id, Verdict(up=False, judged=False))
-            if (known.up, known.judged) != (verdict.up, verdict.judged):
-                state = "up" if verdict.up else "down" if verdict.judged else "not yet judged"
-                _log.info(
-                    "service is " + state,
-                    service=run_id.service,
-                    instance=run_id.instance,
-                    reason=verdict.reason,
-                )
-        self._board.verdicts.set(verdicts)
+        """Tells the other loops how things are."""
+        self._turned.clear()
+        self._board.verdicts.set(dict(self._verdicts))
         failing = {
-            f"service {run_id.service}": f"instance {run_id.instance}: {verdict.reason}"
-            for run_id, verdict in sorted(verdicts.items(), reverse=True)
-            if verdict.judged and not verdict.up
+            f"service {run_id.service}": f"instance {run_id.instance}: {trouble}"
+            for run_id, trouble in sorted(self._troubles.items(), reverse=True)
         }
         self._board.problems.report("health", failing)
+
+
+def _log_turn(run_id: RunId, verdict: Verdict) -> None:
+    state = "up" if verdict.up else "down" if verdict.judged else "not yet judged"
+    _log.info("service is " + state, service=run_id.service, instance=run_id.instance, reason=verdict.reason)

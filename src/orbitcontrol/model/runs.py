@@ -43,7 +43,12 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 class ProbeResult(Struct, frozen=True):
-    """One answer of one check; ``detail`` says what came back, for people."""
+    """One answer of one check; ``detail`` says what came back, for people.
+
+    ``counts`` is false when nothing was learned of the run: the question could not be put (no file
+    descriptors left, Docker is silent) or the run says itself that it is still starting.
+    """
 
     passed: bool
     detail: str = ""
+    counts: bool = True

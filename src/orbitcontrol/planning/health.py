@@ -2,7 +2,9 @@
 
 A check starts undecided. ``Rise`` passes in a row make it up, ``Fall`` failures in a row make it
 down; a single contrary answer starts the count anew. As with Docker's HEALTHCHECK, failures within
-``StartPeriod`` do not count until the check has passed for the first time.
+``StartPeriod`` do not count until the check has passed for the first time. An answer that says nothing
+of the run (``ProbeResult.counts``) leaves what is decided, and both counts, as they were: what is not
+known takes nobody out.
 
 A run is up when all of its checks are up, and judged once that is so or one of them is down.
 """
@@ -23,13 +25,16 @@ _FIRST_PAUSE = 0.1
 class CheckState(Struct, frozen=True, kw_only=True):
     """One check of one run: what is decided, and how many answers in a row say otherwise or anew.
 
-    ``streak`` counts equal answers in a row: positive passes, negative failures.
+    ``streak`` counts equal answers in a row, as far as it matters: positive passes up to ``Rise``,
+    negative failures down to ``-Fall``. ``detail`` is the last failure's, "" once it is up.
+    ``blind`` while the latest answer said nothing of the run.
     """
 
     decided: Literal["up", "down"] | None = None
     streak: int = 0
     passed_once: bool = False
     detail: str = ""
+    blind: bool = False
 
     @classmethod
     def resumed(cls) -> CheckState:
@@ -40,14 +45,22 @@ class CheckState(Struct, frozen=True, kw_only=True):
 def after_result(state: CheckState, check: Check, result: ProbeResult, *, age: float) -> CheckState:
     """The state after one more answer; ``age`` is the run's, in seconds."""
     if result.passed:
-        streak = max(state.streak, 0) + 1
-        decided: Literal["up", "down"] | None = "up" if streak >= check.rise else state.decided
-        return CheckState(decided=decided, streak=streak, passed_once=True)
+        return _after_pass(state, check)
+    if not result.counts:
+        return structs.replace(state, detail=result.detail, blind=True)
     if not state.passed_once and age < check.start_period:
-        return structs.replace(state, streak=0, detail=result.detail)
-    streak = min(state.streak, 0) - 1
-    decided = "down" if -streak >= check.fall else state.decided
-    return structs.replace(state, decided=decided, streak=streak, detail=result.detail)
+        return structs.replace(state, streak=0, detail=result.detail, blind=False)
+    streak = max(min(state.streak, 0) - 1, -check.fall)
+    decided = "down" if streak == -check.fall else state.decided
+    return structs.replace(state, decided=decided, streak=streak, detail=result.detail, blind=False)
+
+
+def _after_pass(state: CheckState, check: Check) -> CheckState:
+    streak = min(max(state.streak, 0) + 1, check.rise)
+    decided: Literal["up", "down"] | None = "up" if streak == check.rise else state.decided
+    detail = "" if decided == "up" else state.detail
+    after = CheckState(decided=decided, streak=streak, passed_once=True, detail=detail)
+    return state if after == state else after
 
 
 def pause_after(state: CheckState, check: Check, *, asked: int) -> float:
@@ -69,6 +82,15 @@ def verdict_of(states: Sequence[CheckState]) -> Verdict:
     if undecided:
         return Verdict(up=False, judged=False, reason=undecided[0].detail)
     return Verdict(up=True, judged=True)
+
+
+def trouble_of(states: Sequence[CheckState]) -> str:
+    """What a person should know of a run's checks; "" while nothing is wrong with a judged run."""
+    verdict = verdict_of(states)
+    if verdict.judged and not verdict.up:
+        return verdict.reason
+    blind = next((state.detail for state in states if state.blind and state.decided is not None), None)
+    return "" if blind is None else f"cannot be checked now, and counts as up as before: {blind}"
 
 
 def addressed(check: Check, *, host: str, port: int) -> Check:

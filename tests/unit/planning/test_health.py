@@ -5,7 +5,14 @@ import pytest
 from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.runs import ProbeResult
 from orbitcontrol.model.service import Check, DummyCheck, ExecCheck, HttpCheck, TcpCheck
-from orbitcontrol.planning.health import CheckState, addressed, after_result, pause_after, verdict_of
+from orbitcontrol.planning.health import (
+    CheckState,
+    addressed,
+    after_result,
+    pause_after,
+    trouble_of,
+    verdict_of,
+)
 
 PASS = ProbeResult(passed=True)
 FAIL = ProbeResult(passed=False, detail="refused")
@@ -88,3 +95,30 @@ def test_the_endpoints_address_is_filled_into_a_check() -> None:
     command = addressed(ExecCheck(command=["nc", "${ENDPOINT_PORT}"]), host="h", port=1)
     assert isinstance(command, ExecCheck)
     assert command.command == ["nc", "1"]
+
+
+def test_an_answer_that_says_nothing_leaves_what_is_decided_and_both_counts() -> None:
+    blind = ProbeResult(passed=False, detail="Docker is silent", counts=False)
+    check = DummyCheck(rise=2, fall=2)
+    one_pass = states(check, "+")
+    assert states(check, "+", start=after_result(one_pass, check, blind, age=100)).decided == "up"
+    up = states(check, "++")
+    for _ in range(5):
+        up = after_result(up, check, blind, age=100)
+    assert (up.decided, verdict_of([up]).up) == ("up", True)
+    assert "Docker is silent" in trouble_of([up])
+    assert trouble_of([states(check, "+", start=up)]) == ""
+    assert states(check, "--", start=up).decided == "down"
+    assert after_result(CheckState(), check, blind, age=100).decided is None
+
+
+def test_a_failing_run_keeps_its_reason_until_it_is_up_again() -> None:
+    check = DummyCheck(rise=2)
+    assert verdict_of([states(check, "--+")]).reason == "refused"
+    assert verdict_of([states(check, "--++")]).reason == ""
+
+
+def test_an_answer_that_changes_nothing_gives_the_same_state() -> None:
+    check = DummyCheck(rise=2)
+    up = states(check, "++")
+    assert after_result(up, check, PASS, age=100) is up
