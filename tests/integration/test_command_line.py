@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orbitcontrol.model.state import Alive, Endpoint, MachineRecord
+from orbitcontrol.model.state import Alive, Endpoint, InstanceReport, MachineRecord, Problem
 from support.etcd import EtcdServer, free_ports
 from support.machine import ORBITCTL, Cluster
 
@@ -112,6 +112,60 @@ def test_a_revision_is_set_for_all_or_for_one_machine_and_unset(filled: Cluster)
     assert filled.service("worker")["Image"] == "registry:5000/worker:1"
 
 
+def test_a_revision_that_does_not_arrive_is_explained_and_goes_on_when_nobody_follows(
+    filled: Cluster,
+) -> None:
+    trouble = Problem(subject="service worker", reason="there is no image worker:R2")
+    record = MachineRecord(tags=("app",), version="1", problems=(trouble,))
+    filled.write("machines/10.0.0.5", msgspec.json.encode(record))
+    command = [*ORBITCTL, *filled.options, "service", "worker", "set", "revision", "R2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as following:
+        assert following.stderr is not None
+        said = [following.stderr.readline(), following.stderr.readline()]
+        following.send_signal(signal.SIGINT)
+        said += following.stderr.read().splitlines()
+    assert said[:2] == [
+        "service worker: revision R2 set\n",
+        "  10.0.0.5  0/1: there is no image worker:R2\n",
+    ]
+    assert "revision R2 stays set and goes on by itself: see `orbitctl service worker`" in said
+    assert following.returncode == 130
+    shown = filled.orbitctl("service", "worker")
+    assert "10.0.0.5  there is no image worker:R2" in shown.out
+    [problem] = filled.service("worker")["Problems"]
+    assert problem == {"Subject": "10.0.0.5", "Reason": "there is no image worker:R2"}
+
+
+def test_going_back_to_the_revision_of_the_tree_is_followed_like_any_other(filled: Cluster) -> None:
+    def runs(revision: str) -> None:
+        report = InstanceReport(service="worker", instance=1, state="running", revision=revision)
+        record = MachineRecord(tags=("app",), version="1", instances=(report,))
+        filled.write("machines/10.0.0.5", msgspec.json.encode(record))
+
+    filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach")
+    runs("R2")
+    command = [*ORBITCTL, *filled.options, "service", "worker", "unset", "revision"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as following:
+        assert following.stderr is not None
+        following.stderr.readline()
+        assert following.stderr.readline() == "  10.0.0.5  0/1\n"
+        runs("1")
+        assert following.stderr.readline() == "  10.0.0.5  1/1\n"
+    assert following.returncode == 0
+
+
+def test_a_tag_that_the_configuration_does_not_have_is_a_problem_of_its_machine(filled: Cluster) -> None:
+    assert "nothing is wrong" in filled.orbitctl("status").out
+    filled.write("machines/10.0.0.5", msgspec.json.encode(MachineRecord(tags=("app", "ap"), version="1")))
+    told = {
+        "Subject": "10.0.0.5: tag ap",
+        "Reason": "the configuration has no such tag; did you mean app?",
+    }
+    assert filled.orbitctl("status", "-o", "json").json["Problems"] == [told]
+    [machine] = filled.orbitctl("machines", "-o", "json").json
+    assert machine["Problems"] == [{**told, "Subject": "tag ap"}]
+
+
 def test_an_import_never_touches_revisions(filled: Cluster) -> None:
     filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach")
     tree = filled.directory / "tree"
@@ -129,6 +183,8 @@ def test_an_import_never_touches_revisions(filled: Cluster) -> None:
         (["service", "webb", "set", "revision", "R2"], 1, "did you mean web?"),
         (["service", "web", "set", "revision", "R2"], 1, "no container"),
         (["service", "worker", "set", "revision", "not a tag"], 2, "at most 128"),
+        (["service", "worker", "set", "revision", "R2", "on", "machine", "10.0.0.55"], 1, "mean 10.0.0.5?"),
+        (["endpoints", "webb"], 1, "did you mean web?"),
         (["service", "worker", "set", "revision", "R2", "10.0.0.5"], 2, "on machine ADDRESS"),
         (["service", "worker", "set", "revision"], 2, "Missing argument"),
         (["import"], 2, "Missing argument"),

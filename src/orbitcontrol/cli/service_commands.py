@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import click
 
 from orbitcontrol.cli.context import CommandContext, utc_now
@@ -23,6 +25,10 @@ _INSTANCE_COLUMNS = (
     Column("STATE", lambda view: view.state),
     Column("REVISION", lambda view: view.revision),
     Column("REASON", lambda view: view.reason.replace("\n", " ")),
+)
+_PROBLEM_COLUMNS = (
+    Column("MACHINE", lambda problem: problem.subject),
+    Column("PROBLEM", lambda problem: problem.reason.replace("\n", " ")),
 )
 
 
@@ -123,6 +129,7 @@ def _change(context: click.Context, revision: str | None, where: tuple[str, ...]
         time=utc_now(),
     )
     target = f"revision {revision}" if revision else "the tree's revision"
+    see = f"see `orbitctl service {change.service}`"
 
     async def work(store: Store) -> int:
         if await set_revision(store, command.keys, change):
@@ -132,14 +139,17 @@ def _change(context: click.Context, revision: str | None, where: tuple[str, ...]
         if detach:
             return 0
         last: tuple[InstanceProgress, ...] = ()
-        async for progress in follow(store, command.keys, change, patience=_PATIENCE):
-            _print_progress(progress, last)
-            last = progress
+        try:
+            async for progress in follow(store, command.keys, change, patience=_PATIENCE):
+                _print_progress(progress, last)
+                last = progress
+        except asyncio.CancelledError:
+            click.echo(f"{target} stays set and goes on by itself: {see}", err=True)
+            raise
         if all(item.arrived >= item.wanted for item in last):
             return 0
         click.echo(
-            f"service {change.service}: not everywhere after {_PATIENCE:.0f} s; it goes on by itself: "
-            f"see `orbitctl service {change.service}`",
+            f"service {change.service}: not everywhere after {_PATIENCE:.0f} s; it goes on by itself: {see}",
             err=True,
         )
         return NOT_FINISHED
@@ -168,7 +178,7 @@ def _print_progress(progress: tuple[InstanceProgress, ...], before: tuple[Instan
 
 
 def _print_service(view: ServiceView, *, wide: bool) -> None:
-    """One service for people: facts, then what runs, then where it answers."""
+    """One service for people: facts, then what runs, where it answers, and what is wrong."""
     facts = [
         ("Service", view.service),
         (
@@ -184,6 +194,11 @@ def _print_service(view: ServiceView, *, wide: bool) -> None:
     for title, value in facts:
         if value:
             click.echo(f"{title + ':':<10}{value}")
-    for rows, columns in ((view.instances, _INSTANCE_COLUMNS), (view.endpoints, ENDPOINT_COLUMNS)):
+    sections = (
+        (view.instances, _INSTANCE_COLUMNS),
+        (view.endpoints, ENDPOINT_COLUMNS),
+        (view.problems, _PROBLEM_COLUMNS),
+    )
+    for rows, columns in sections:
         if rows:
             click.echo("\n" + table(rows, [column for column in columns if wide or not column.wide]))

@@ -7,7 +7,6 @@ that cannot be understood are left out and named in ``broken``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TypeVar
 
 from msgspec import Struct
@@ -16,6 +15,7 @@ from orbitcontrol.codec.configuration import parse_entries
 from orbitcontrol.codec.deployments import parse_deployments
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode
+from orbitcontrol.codec.wording import nearest
 from orbitcontrol.errors import OrbitError, UndecodableValue
 from orbitcontrol.model.configuration import Configuration
 from orbitcontrol.model.state import Alive, ConfigMeta, Endpoint, MachineRecord, Problem, Revisions
@@ -96,6 +96,7 @@ class ServiceView(_Shown, frozen=True, kw_only=True):
     ci_url: str
     endpoints: tuple[EndpointView, ...]
     instances: tuple[InstanceView, ...]
+    problems: tuple[Problem, ...]
 
 
 class Cluster(Struct, frozen=True, kw_only=True):
@@ -112,9 +113,15 @@ class Cluster(Struct, frozen=True, kw_only=True):
 
 
 async def read_endpoints(store: Store, keys: Keys, service: str | None = None) -> tuple[EndpointView, ...]:
-    """The endpoints of one service, or of all. Unreadable ones are left out."""
+    """The endpoints of one service, or of all. Unreadable ones are left out.
+
+    Raises ``OrbitError`` with the nearest name for a service that has none and does not exist.
+    """
     reading = await store.read(keys.endpoints(service) if service else keys.services)
-    return _Parser(keys).endpoints(reading.ranges[0])
+    found = _Parser(keys).endpoints(reading.ranges[0])
+    if service and not found and await store.get(keys.service_config(service)) is None:
+        require_service((await read_cluster(store, keys)).configuration, service)
+    return found
 
 
 async def read_cluster(store: Store, keys: Keys) -> Cluster:
@@ -182,8 +189,7 @@ def require_service(configuration: Configuration, name: str) -> None:
     """Raises ``OrbitError`` unless the configuration has the service."""
     if name in configuration.services:
         return
-    near = get_close_matches(name, configuration.services, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; `orbitctl service` lists all"
+    hint = _did_you_mean(name, configuration.services) or "; `orbitctl service` lists all"
     raise OrbitError(f"service {name}: there is no such service{hint}")
 
 
@@ -196,11 +202,31 @@ def problems(cluster: Cluster) -> list[Problem]:
         if address in cluster.alive:
             found += [
                 Problem(subject=f"{address}: {problem.subject}", reason=problem.reason)
-                for problem in record.problems
+                for problem in (*record.problems, *_unknown_tags(cluster, record))
             ]
         else:
             found.append(Problem(subject=address, reason="its daemon has no lease: it is stopped or cut off"))
     return found
+
+
+def _unknown_tags(cluster: Cluster, record: MachineRecord) -> list[Problem]:
+    """Tags that the machine was started with and the configuration does not have: most often misspelt."""
+    known = cluster.configuration.tags
+    return [
+        Problem(subject=f"tag {tag}", reason=f"the configuration has no such tag{_did_you_mean(tag, known)}")
+        for tag in record.tags
+        if tag not in known and cluster.meta is not None
+    ]
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = nearest(name, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def problems_of(record: MachineRecord, service: str) -> list[Problem]:
+    """What the machine says is wrong with one service."""
+    return [problem for problem in record.problems if problem.subject == f"service {service}"]
 
 
 def _machine_view(cluster: Cluster, address: str) -> MachineView:
@@ -216,7 +242,7 @@ def _machine_view(cluster: Cluster, address: str) -> MachineView:
         session=alive.session if alive else "",
         haproxy="" if verdict is None else "accepted" if verdict.accepted else f"rejected: {verdict.error}",
         endpoints=sum(endpoint.machine == address for endpoint in cluster.endpoints),
-        problems=record.problems,
+        problems=(*record.problems, *_unknown_tags(cluster, record)),
     )
 
 
@@ -244,6 +270,12 @@ def _service_view(cluster: Cluster, name: str) -> ServiceView:
         ci_url=(source.ci_url or "") if source else "",
         endpoints=endpoints,
         instances=_instances(cluster, name),
+        problems=tuple(
+            Problem(subject=address, reason=problem.reason)
+            for address, record in sorted(cluster.machines.items())
+            if address in cluster.alive
+            for problem in problems_of(record, name)
+        ),
     )
 
 

@@ -16,11 +16,13 @@ from msgspec import Struct
 
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode, encode
+from orbitcontrol.codec.wording import nearest
 from orbitcontrol.errors import OrbitError, StoreAmbiguous, StoreConflict, UsageError
 from orbitcontrol.model.service import Service
-from orbitcontrol.model.state import Deployment
+from orbitcontrol.model.state import Deployment, MachineRecord
 from orbitcontrol.model.stored import Absent, Compare, Delete, KeyValue, Operation, Put, Range, Unchanged
-from orbitcontrol.ops.cluster import Cluster, read_cluster, require_service
+from orbitcontrol.ops.cluster import Cluster, machine_views, problems_of, read_cluster, require_service
+from orbitcontrol.planning.desired import effective_service
 from orbitcontrol.ports import Store
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -54,7 +56,7 @@ async def set_revision(store: Store, keys: Keys, change: Change) -> bool:
     """Writes the revision; False when that is what the store said already.
 
     Raises ``UsageError`` for a revision that cannot be an image tag, ``OrbitError`` for a service
-    that does not exist or has no container.
+    that does not exist or has no container, and for a machine that nobody knows.
     """
     if change.revision is not None and not _TAG.fullmatch(change.revision):
         raise UsageError(
@@ -80,6 +82,8 @@ async def _attempt(store: Store, keys: Keys, change: Change) -> bool:
         require_service((await read_cluster(store, keys)).configuration, change.service)
     if decode(configured[0].value, Service, key=configured[0].key).container is None:
         raise OrbitError(f"service {change.service}: it has no container, so it has no revision")
+    if change.machine is not None and change.revision is not None:
+        await _require_machine(store, keys, change.machine)
     present = (*service_wide, *of_machines)
     operations = _operations(keys, change, present)
     if not operations:
@@ -90,6 +94,15 @@ async def _attempt(store: Store, keys: Keys, change: Change) -> bool:
         compares.append(Absent(Range.single(key)))
     await store.commit(compares, operations)
     return True
+
+
+async def _require_machine(store: Store, keys: Keys, address: str) -> None:
+    """Raises ``OrbitError`` for a machine without a record: what is set for it would wait for ever."""
+    if await store.get(keys.machine(address)) is not None:
+        return
+    near = nearest(address, (machine.address for machine in machine_views(await read_cluster(store, keys))))
+    hint = f"did you mean {near}?" if near else "`orbitctl machines` lists those that are known"
+    raise OrbitError(f"machine {address}: no daemon has registered with this address; {hint}")
 
 
 def _key(keys: Keys, change: Change) -> str:
@@ -152,18 +165,23 @@ def progress(cluster: Cluster, change: Change) -> tuple[InstanceProgress, ...]:
         if not concerned or not bound.intersection(record.tags):
             continue
         reports = [report for report in record.instances if report.service == change.service]
-        target = change.revision
+        target = change.revision or _tree_revision(cluster, service, record)
         if service.has_endpoint:
             arrived = sum(
                 endpoint.service == change.service
                 and endpoint.machine == address
-                and target in (None, endpoint.revision)
+                and target == endpoint.revision
                 for endpoint in cluster.endpoints
             )
         else:
-            arrived = sum(
-                report.state == "running" and target in (None, report.revision) for report in reports
-            )
-        trouble = next((report.reason for report in reports if report.reason), "")
+            arrived = sum(report.state == "running" and target == report.revision for report in reports)
+        told = [problem.reason for problem in problems_of(record, change.service)]
+        trouble = next(iter([*told, *(report.reason for report in reports if report.reason)]), "")
         found.append(InstanceProgress(address, arrived, service.instances, trouble))
     return tuple(sorted(found))
+
+
+def _tree_revision(cluster: Cluster, service: Service, record: MachineRecord) -> str:
+    """What the machine runs without a revision of its own: the service's, or the tag in the tree."""
+    tags = [cluster.configuration.tags[name] for name in record.tags if name in cluster.configuration.tags]
+    return effective_service(service, tags, cluster.revisions).revision
