@@ -108,7 +108,10 @@ class HealthLoop:
             if before is not None and before.checks == checks:
                 before.run = run
                 continue
-            was_up = run_id in proven if before is None else before.verdict.up
+            if before is None:  # the proof ends with the endpoint: a run that comes back needs another
+                was_up = run_id in proven and run_id in self._board.published.value
+            else:
+                was_up = before.verdict.up
             watched = self._begin(run, checks, was_up=was_up, delay=delay)
             if before is not None:
                 self._end(before)
