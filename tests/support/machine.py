@@ -103,6 +103,16 @@ class Cluster:
         operation = Delete(Range.single(key)) if content is None else Put(key, content)
         self._ask(lambda store: store.commit([], [operation]))
 
+    def replace(self, puts: dict[str, bytes], deletes: list[str]) -> None:
+        """Puts and deletes whole keys in one transaction."""
+        operations = [Put(key, value) for key, value in puts.items()]
+        gone = [Delete(Range.single(key)) for key in deletes]
+        self._ask(lambda store: store.commit([], [*operations, *gone]))
+
+    def wipe(self) -> None:
+        """Deletes everything, leased keys too, as if the store had lost its disks."""
+        self._ask(lambda store: store.commit([], [Delete(Range.prefix(f"{self.base}/"))]))
+
     def revoke(self, lease: int) -> None:
         """Ends a lease, as if its time were over."""
         self._ask(lambda store: store.revoke(lease))

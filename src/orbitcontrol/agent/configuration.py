@@ -79,6 +79,8 @@ class ConfigurationLoop:
         if meta is None or (reasons == {"deployments"} and not self._concerned()):
             return
         trouble = await self._read() if meta.entries else NO_CONFIGURATION
+        if not meta.entries:
+            self._board.lease_doubt.ring("the configuration is gone: so may be what this machine wrote")
         if trouble:
             self._fall_back(trouble)
         problems = {"store": trouble} if trouble else {}

@@ -96,10 +96,11 @@ class Membership:
 
     async def _keep_session(self) -> None:
         """Gets a session, renews its lease at a third of the TTL, gets another when it is lost."""
+        doubted = False
         while True:
             pause = _RETRY
             try:
-                if await self._renewed_or_new():
+                if await self._renewed_or_new(doubted=doubted):
                     pause = self._ttl / 3
                 self._board.problems.report("session", {})
             except AddressTaken:
@@ -108,19 +109,24 @@ class Membership:
                 subject = "store" if isinstance(error, StoreError) else "state directory"
                 self._board.problems.report("session", {subject: str(error)})
                 _log.warning("no session, or its lease not renewed", reason=error)
-            await self._board.lease_doubt.wait(pause)
+            doubted = await self._board.lease_doubt.wait(pause) != {"tick"}
 
-    async def _renewed_or_new(self) -> bool:
-        """One round; True when there is a session after it."""
+    async def _renewed_or_new(self, *, doubted: bool) -> bool:
+        """One round; True when there is a session after it.
+
+        A lease can outlive its keys, when somebody deletes them: that is another session too, because
+        with the old one every load balancer would take the missing endpoints for withdrawn.
+        """
         session = self._board.session.value
         if session is not None:
             try:
                 await self._store.keep_alive(session.lease)
+                if not doubted or await self._is_recorded(session.id):
+                    return True
+                _log.warning("record lost, registering anew", session=session.id)
             except LeaseLost:
                 _log.warning("lease lost, registering anew", session=session.id)
-                self._board.session.set(None)
-            else:
-                return True
+            self._board.session.set(None)
         session = await self._resumed() or await self._registered()
         self._board.session.set(session)
         return session is not None
@@ -134,11 +140,14 @@ class Membership:
             await self._store.keep_alive(identity.lease)
         except LeaseLost:
             return None
-        record = await self._store.get(self._key)
-        if record is None or _session_of(record) != identity.session:
+        if not await self._is_recorded(identity.session):
             return None
         _log.info("session resumed", session=identity.session)
         return Session(id=identity.session, lease=identity.lease, resumed=True)
+
+    async def _is_recorded(self, session: str) -> bool:
+        record = await self._store.get(self._key)
+        return record is not None and _session_of(record) == session
 
     async def _registered(self) -> Session | None:
         """A new session; None while somebody else's record has time left to end."""

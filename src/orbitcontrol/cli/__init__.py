@@ -28,6 +28,7 @@ _COMMANDS = {
     "import": (_TREE, "import_", "Put a tree into the store, all of it or nothing."),
     "export": (_TREE, "export", "Write the store's configuration as a tree."),
     "verify": (_TREE, "verify", "Compare the store with a tree and name every difference."),
+    "recover": ("orbitcontrol.cli.recover_command", "recover", "Restore revisions after a lost store."),
     "daemon": ("orbitcontrol.cli.daemon_command", "daemon", "Run this machine's agent."),
     "service": ("orbitcontrol.cli.service_commands", "service", "Show services, set their revisions."),
     "endpoints": (_STATE, "endpoints", "List the healthy endpoints of all services or of one."),

@@ -159,6 +159,22 @@ class OrbitGroup(_Configured, click.Group):
         module, attribute, _ = self._lazy[cmd_name]
         return cast(click.Command, getattr(import_module(module), attribute))
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest name also for commands that are not imported yet."""
+        word = args[0]
+        if not word.startswith("-") and self.get_command(ctx, word) is None:
+            raise click.UsageError(self.unknown_command(ctx, word), ctx)
+        return super().resolve_command(ctx, args)
+
+    def unknown_command(self, ctx: click.Context, word: str) -> str:
+        """What is told about a word that is no command of this group."""
+        from orbitcontrol.codec.wording import nearest  # noqa: PLC0415 -- only mistakes need it
+
+        near = nearest(word, self.list_commands(ctx))
+        return f"No such command '{word}'." + (f" Did you mean '{near}'?" if near else "")
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if not self._lazy:
             super().format_commands(ctx, formatter)

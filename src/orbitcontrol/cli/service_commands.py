@@ -49,6 +49,14 @@ class _ServiceGroup(OrbitGroup):
         return super().parse_args(ctx, [*options, *names, *rest])
 
 
+    def unknown_command(self, ctx: click.Context, word: str) -> str:
+        """Most often the service's name was forgotten, or a verb of another program was meant."""
+        name = ctx.params.get("name")
+        if name in self.commands:
+            return f"No service is named before '{name}': orbitctl service NAME {name} {word} …"
+        return f"'{word}' cannot be done with a service; what can is: {', '.join(self.commands)}."
+
+
 def _takes_value(parameter: click.Parameter) -> bool:
     return isinstance(parameter, click.Option) and not parameter.is_flag
 
