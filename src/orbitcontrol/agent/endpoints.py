@@ -26,7 +26,7 @@ from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.state import Endpoint
-from orbitcontrol.model.stored import Delete, KeyValue, Operation, Put, Range
+from orbitcontrol.model.stored import Compare, Delete, KeyValue, Operation, Put, Range, Unchanged
 from orbitcontrol.planning.endpoints import (
     Action,
     Address,
@@ -34,6 +34,7 @@ from orbitcontrol.planning.endpoints import (
     Published,
     Publisher,
     Sight,
+    Withdraw,
     plan_endpoints,
 )
 from orbitcontrol.ports import StateFiles, Store
@@ -68,6 +69,8 @@ class EndpointsLoop:
         self._session = ""
         """The session whose endpoints ``_published`` were read; "" when they must be read anew."""
         self._published: dict[Address, Published] = {}
+        self._revisions: dict[Address, int] = {}
+        """The revision of the store at which each of them was last written."""
         self._seen: set[RunId] = set()
         """The runs that were there since this daemon started, as far as they matter still."""
         self._saved = self._runs.load()
@@ -114,7 +117,7 @@ class EndpointsLoop:
             raise
         prefix = self._keys.services.start
         keys = sorted(key for key in listed if key.startswith(prefix))
-        self._published = {}
+        self._published, self._revisions = {}, {}
         for batch in _batches(keys, self._store.limits.operations):
             reading = await self._store.read(*(Range.single(key) for key in batch))
             for item in (item for items in reading.ranges for item in items):
@@ -134,7 +137,9 @@ class EndpointsLoop:
                     _log.warning("endpoint of this machine is unreadable, writing it anew", reason=error)
                     endpoint = Endpoint(id="", machine="", session="")
                 run = self._saved.get(endpoint.id)
-                self._published[Address(service, host_port)] = Published(endpoint, run)
+                address = Address(service, host_port)
+                self._published[address] = Published(endpoint, run)
+                self._revisions[address] = item.mod_revision
             case _:
                 pass
 
@@ -142,15 +147,31 @@ class EndpointsLoop:
         for batch in _batches(actions, self._store.limits.operations):
             self._remember(batch)
             try:
-                await self._store.commit([], [self._operation(action, session) for action in batch])
+                revision = await self._store.commit(
+                    self._compares(batch), [self._operation(action, session) for action in batch]
+                )
             except StoreError as error:
                 self._session = ""  # whether it happened is not known: look before the next step
                 if isinstance(error, LeaseLost):
                     self._board.lease_doubt.ring("put refused")
                 raise
             for action in batch:
-                self._note(action)
+                self._note(action, revision)
             self._settle()
+
+    def _compares(self, batch: Sequence[Action]) -> list[Compare]:
+        """What is deleted must still be our own: after a lost lease it may be another session's.
+
+        A put needs no such guard, because its lease must be alive.
+        """
+        return [
+            Unchanged(
+                self._keys.endpoint(action.address.service, action.address.host_port),
+                self._revisions[action.address],
+            )
+            for action in batch
+            if isinstance(action, Withdraw)
+        ]
 
     def _operation(self, action: Action, session: Session) -> Operation:
         key = self._keys.endpoint(action.address.service, action.address.host_port)
@@ -160,14 +181,15 @@ class EndpointsLoop:
             case _:
                 return Delete(Range.single(key))
 
-    def _note(self, action: Action) -> None:
+    def _note(self, action: Action, revision: int) -> None:
         fields = {"service": action.address.service, "endpoint": action.address.host_port}
         match action:
             case Publish(published=published):
                 self._published[action.address] = published
+                self._revisions[action.address] = revision
                 _log.info("endpoint published", **fields, reason=action.reason)
             case _:
-                self._published.pop(action.address, None)
+                del self._published[action.address], self._revisions[action.address]
                 _log.info("endpoint withdrawn", **fields, reason=action.reason)
 
     def _remember(self, batch: Sequence[Action]) -> None:
