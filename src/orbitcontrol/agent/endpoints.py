@@ -21,7 +21,7 @@ from orbitcontrol.agent.loop import forever
 from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode, encode
-from orbitcontrol.errors import LeaseLost, StoreError, UndecodableValue
+from orbitcontrol.errors import LeaseLost, OrbitError, StoreError, UndecodableValue
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.runs import RunId
@@ -74,6 +74,7 @@ class EndpointsLoop:
         self._seen: set[RunId] = set()
         """The runs that were there since this daemon started, as far as they matter still."""
         self._saved = self._runs.load()
+        self._is_saved = True
 
     async def run(self) -> None:
         """Never returns."""
@@ -105,6 +106,8 @@ class EndpointsLoop:
             new_id=self._new_id,
         )
         await self._apply(actions, session)
+        if not self._is_saved:
+            self._remember(())
         self._seen &= {run.id for run in runs} | self._board.published.value
 
     async def _observe(self, session: Session) -> None:
@@ -193,7 +196,11 @@ class EndpointsLoop:
                 _log.info("endpoint withdrawn", **fields, reason=action.reason)
 
     def _remember(self, batch: Sequence[Action]) -> None:
-        """Saves which run each new endpoint stands for, before anybody can see the endpoint."""
+        """Saves which run each new endpoint stands for, before anybody can see the endpoint.
+
+        A disk that does not take it holds nothing up: without it a daemon that starts anew withdraws
+        the endpoint and proves it again.
+        """
         new = {
             action.published.endpoint.id: action.published.run
             for action in batch
@@ -201,9 +208,16 @@ class EndpointsLoop:
         }
         runs = {item.endpoint.id: item.run for item in self._published.values()} | new
         known = {endpoint: run for endpoint, run in runs.items() if run is not None}
-        if not known.items() <= self._saved.items():
+        if self._is_saved and known.items() <= self._saved.items():
+            return
+        self._saved = known
+        trouble = {}
+        try:
             self._runs.save(known)
-            self._saved = known
+        except OrbitError as error:
+            trouble["state directory"] = str(error)
+        self._is_saved = not trouble
+        self._board.problems.report("endpoints", trouble)
 
     def _settle(self) -> None:
         """Tells the other loops what is published now."""

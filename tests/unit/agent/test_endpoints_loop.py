@@ -2,12 +2,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from orbitcontrol.agent.board import Board, Session
 from orbitcontrol.agent.endpoints import EndpointsLoop
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import encode
+from orbitcontrol.errors import OrbitError
 from orbitcontrol.model.configuration import MachineIdentity
+from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.state import Endpoint
 from orbitcontrol.model.stored import Put
 from orbitcontrol.ports import StateFiles, Store
@@ -78,3 +81,50 @@ async def test_a_withdrawal_after_a_lost_lease_leaves_another_sessions_endpoint(
         found = await store.get(KEY)
         assert found is not None
         assert found.value == theirs
+
+
+class FullDisk:
+    """A state directory that takes nothing while it is full."""
+
+    def __init__(self, files: StateFiles) -> None:
+        self._files = files
+        self.full = True
+
+    def load(self, name: str) -> bytes | None:
+        return self._files.load(name)
+
+    def save(self, name: str, content: bytes) -> None:
+        if self.full:
+            raise OrbitError(f"{name}: cannot be written: No space left on device")
+        self._files.save(name, content)
+
+
+async def test_a_full_disk_keeps_no_ended_container_published_and_is_told(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = await serving(store)
+    disk = FullDisk(files)
+    disk.full = False
+    after = structs.replace(RUN, id=RunId("web", 1, "another", "later"), port=81)
+    async with running(endpoints(board, store, disk)):
+        await until(board.published, bool)
+        disk.full = True
+        board.verdicts.set({RUN.id: UP, after.id: UP})
+        board.runs.set((after,))
+        await until(board.published, lambda published: published == {after.id})
+        problems = await until(board.problems.cell, bool)
+        assert "No space left" in problems[0].reason
+
+        disk.full = False
+        board.verdicts.set({after.id: UP})
+        await until(board.problems.cell, lambda problems: not problems)
+    found = await store.read(KEYS.services)
+    assert [item.key for item in found.ranges[0]] == [KEYS.endpoint("web", f"{ADDRESS}:81")]
+    again = Board()
+    again.desired.set(board.desired.value)
+    again.runs.set((after,))
+    session = board.session.value
+    assert session is not None
+    again.session.set(structs.replace(session, resumed=True))
+    async with running(endpoints(again, store, disk)):
+        assert await until(again.proven, lambda proven: proven is not None) == frozenset({after.id})
