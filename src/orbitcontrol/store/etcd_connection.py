@@ -1,20 +1,24 @@
-"""One gRPC channel to an etcd cluster: readiness, login, deadlines.
+"""The connection to an etcd cluster: which member is asked, login, deadlines, and what may be repeated.
 
 A call first waits until a connection stands. That keeps "never sent" (``StoreUnreachable``) apart from
 "sent, and then no answer" (``StoreAmbiguous`` for a transaction): with a connection standing, gRPC's own
 wording does not have to be understood. What is lost in between counts as sent.
 
-Calls that can be repeated are, on another member if there is one, until their time is over.
+One member is preferred until it fails. What follows from that:
+
+* A call that may be repeated is, until its time is over. If a member keeps silent, the next one is asked
+  as well, and whoever answers first is believed: a member may hang, or it may only be slow.
+* A transaction goes to one member, once. It is repeated only after an answer that proves that nothing was
+  done. So that it does not end in a member that hangs, one that has not been heard from
+  for a while must give a sign of life first; so it is for watches.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -22,41 +26,24 @@ import grpc.aio
 from google.protobuf.message import Message
 from msgspec import Struct
 
-from orbitcontrol.errors import StoreUnreachable, UsageError
+from orbitcontrol.errors import StoreUnreachable
 from orbitcontrol.store import etcd_rpc_pb2 as rpc
 from orbitcontrol.store.etcd_errors import cannot_connect, is_stale_token, translate
+from orbitcontrol.store.etcd_member import Member, Metadata, being_cancelled, metadata, serialize
 from orbitcontrol.store.settings import EtcdSettings
 
 Answer = TypeVar("Answer", bound=Message)
 
 _CONNECT_POLL = 0.005
 _RETRY_PAUSE = 0.05
+_PATIENCE = 0.75
+"""Seconds after which a call that may be repeated is given to another member as well."""
 _REASON_TIMEOUT = 0.2
 """Seconds of a call's time that are kept for asking gRPC why there is no connection."""
 
-_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("grpc.lb_policy_name", "round_robin"),
-    # A member that hangs with its connections open is noticed by unanswered pings, in some seven seconds.
-    ("grpc.keepalive_time_ms", 5000),
-    ("grpc.keepalive_timeout_ms", 2000),
-    ("grpc.http2.ping_timeout_ms", 2000),
-    ("grpc.http2.max_pings_without_data", 0),
-    # Otherwise gRPC gives one connection attempt 20 s, and waits up to two minutes between attempts.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1500),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.max_receive_message_length", -1),
-    # Requests are bounded by the store's limits, which are checked with better words.
-    ("grpc.max_send_message_length", -1),
-    # Two stores of one process share no connection and no backoff.
-    ("grpc.use_local_subchannel_pool", 1),
-    # etcd is never behind a web proxy, and its names carry no service configuration.
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.service_config_disable_resolution", 1),
-)
-
 Stream = grpc.aio.StreamStreamCall[Any, Any]
-Metadata = tuple[tuple[str, str], ...]
+Send = Callable[[grpc.aio.Channel, Metadata, float], Awaitable[Answer]]
+"""Makes one attempt over a channel, in so many seconds."""
 
 
 class Method(Struct, Generic[Answer], frozen=True):
@@ -76,19 +63,18 @@ KEEP_ALIVE = Method("/etcdserverpb.Lease/LeaseKeepAlive", rpc.LeaseKeepAliveResp
 TIME_TO_LIVE = Method("/etcdserverpb.Lease/LeaseTimeToLive", rpc.LeaseTimeToLiveResponse)
 REVOKE = Method("/etcdserverpb.Lease/LeaseRevoke", rpc.LeaseRevokeResponse)
 _AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse)
-_STATUS = Method("/etcdserverpb.Maintenance/Status", rpc.StatusResponse)
 
 
 class EtcdConnection:
-    """Carries requests to a cluster. The channel is made in the first call, inside the event loop."""
+    """Carries requests to a cluster."""
 
     def __init__(self, settings: EtcdSettings) -> None:
         self.address = settings.address
         self._settings = settings
-        self._channel: grpc.aio.Channel | None = None
-        self._opening = asyncio.Lock()
+        self._members = tuple(Member(endpoint, settings=settings) for endpoint in settings.endpoints)
+        # Many daemons with the same settings do not all ask the same member.
+        self._preferred = random.randrange(len(self._members))
         self._token: str | None = None
-        self._login = asyncio.Lock()
         self._closed = False
 
     async def call(self, method: Method[Answer], request: Message) -> Answer:
@@ -96,9 +82,7 @@ class EtcdConnection:
 
         async def unary(channel: grpc.aio.Channel, metadata: Metadata, timeout: float) -> Answer:
             send = channel.unary_unary(
-                method.path,
-                request_serializer=_serialize,
-                response_deserializer=method.answer.FromString,
+                method.path, request_serializer=serialize, response_deserializer=method.answer.FromString
             )
             return await send(request, timeout=timeout, metadata=metadata)
 
@@ -121,11 +105,19 @@ class EtcdConnection:
 
     @asynccontextmanager
     async def stream(self, method: Method[Answer]) -> AsyncIterator[tuple[Stream, str | None]]:
-        """An open stream of ``method`` and the token it was opened with; cancelled at the end."""
-        channel, token = await self._ready(self._deadline())
-        stream = _stream(channel, method, _metadata(token), None)
+        """An open stream of ``method`` and the token it was opened with; cancelled at the end.
+
+        A member that ends it as unreachable, or keeps silent in it, is not the first choice any longer.
+        """
+        deadline = self._deadline()
+        member = await self._living_member(deadline)
+        token = await self._logged_in(member, deadline)
+        stream = _stream(member.channel, method, metadata(token), None)
         try:
             yield stream, token
+        except StoreUnreachable:
+            self._pass_over(member)
+            raise
         finally:
             stream.cancel()
 
@@ -138,100 +130,141 @@ class EtcdConnection:
     async def close(self) -> None:
         """Ends all calls and the connections."""
         self._closed = True
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        await asyncio.gather(*(member.close() for member in self._members))
 
-    async def _carry(
-        self,
-        method: Method[Answer],
-        attempt: Callable[[grpc.aio.Channel, Metadata, float], Awaitable[Answer]],
-    ) -> Answer:
+    async def _carry(self, method: Method[Answer], send: Send[Answer]) -> Answer:
         """Makes attempts until one is answered, or may not be repeated, or the time is over."""
         deadline = self._deadline()
+        if not method.writes and len(self._members) > 1:
+            return await self._ask_several(method, send, deadline)
+        while True:
+            member = await (self._living_member if method.writes else self._member)(deadline)
+            try:
+                return await self._attempt(member, method, send, deadline)
+            except StoreUnreachable:
+                self._pass_over(member)
+                if self._is_over(deadline):
+                    raise
+            await asyncio.sleep(_RETRY_PAUSE)
+
+    async def _ask_several(self, method: Method[Answer], send: Send[Answer], deadline: float) -> Answer:
+        """The first answer of any member; another one is asked as well when one fails or keeps silent."""
+        asked: dict[asyncio.Task[Answer], Member] = {}
+        try:
+            while True:
+                member = await self._member(deadline)
+                attempt = self._attempt(member, method, send, deadline)
+                asked[asyncio.create_task(attempt, name=f"etcd {method.path}")] = member
+                patience = _PATIENCE if len(asked) < len(self._members) else None
+                done, _ = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    self._pass_over(member)
+                for task in done:
+                    failed = asked.pop(task)
+                    try:
+                        return task.result()
+                    except StoreUnreachable:
+                        self._pass_over(failed)
+                        if self._is_over(deadline):
+                            raise
+                if done:
+                    await asyncio.sleep(_RETRY_PAUSE)
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _attempt(
+        self, member: Member, method: Method[Answer], send: Send[Answer], deadline: float
+    ) -> Answer:
+        """One request to one member. Raises StoreUnreachable only if it may be repeated."""
         logged_in_again = False
         while True:
-            channel, token = await self._ready(deadline)
+            token = await self._logged_in(member, deadline)
             try:
-                return await attempt(channel, _metadata(token), max(deadline - _now(), 0.001))
+                answer = await send(member.channel, metadata(token), max(deadline - _now(), 0.001))
             except grpc.aio.AioRpcError as error:
                 code, details = error.code(), error.details() or ""
                 if is_stale_token(code, details) and not logged_in_again and self.forget(token):
                     logged_in_again = True
-                elif method.writes or code is not grpc.StatusCode.UNAVAILABLE or _now() > deadline:
-                    raise translate(code, details, address=self.address, writes=method.writes) from error
-                else:
-                    await asyncio.sleep(_RETRY_PAUSE)
+                    continue
+                raise translate(code, details, address=self.address, writes=method.writes) from error
             except asyncio.CancelledError:
-                # gRPC says "cancelled" to a call whose channel is closed; nobody cancelled us then.
-                if _being_cancelled():
+                if being_cancelled():
                     raise
                 raise translate(
                     grpc.StatusCode.CANCELLED, "closed", address=self.address, writes=method.writes
                 ) from None
+            member.heard()
+            return answer
 
-    async def _ready(self, deadline: float) -> tuple[grpc.aio.Channel, str | None]:
-        """The channel with a connection standing, and a token if the cluster wants one."""
-        channel = None
+    def _is_over(self, deadline: float) -> bool:
+        """True when there is no time, or no use, in another attempt."""
+        return self._closed or _now() + _RETRY_PAUSE >= deadline
+
+    def _pass_over(self, member: Member) -> None:
+        """Prefers the next member, if this one was preferred."""
+        if self._members[self._preferred] is member:
+            self._preferred = (self._preferred + 1) % len(self._members)
+
+    async def _living_member(self, deadline: float) -> Member:
+        """A connected member that has just given a sign of life."""
+        while True:
+            member = await self._member(deadline)
+            try:
+                await member.prove_alive()
+            except StoreUnreachable:
+                self._pass_over(member)
+                if self._is_over(deadline):
+                    raise
+            else:
+                return member
+            await asyncio.sleep(_RETRY_PAUSE)
+
+    async def _member(self, deadline: float) -> Member:
+        """The first member with a connection standing, from the preferred one on."""
+        order = (*self._members[self._preferred :], *self._members[: self._preferred])
         try:
             async with asyncio.timeout_at(deadline - _REASON_TIMEOUT):
-                while True:
-                    channel = await self._open()
-                    if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
-                        break
+                while not self._closed:
+                    for member in order:
+                        if member.connected():
+                            return member
                     # gRPC's own wait for a change of state cannot be cancelled without leaving a trace.
                     await asyncio.sleep(_CONNECT_POLL)
         except TimeoutError:
-            raise await self._not_connected(channel) from None
-        return channel, await self._logged_in(channel, deadline)
+            raise await self._not_connected() from None
+        raise StoreUnreachable(f"{self.address}: closed")
 
-    async def _open(self) -> grpc.aio.Channel:
-        async with self._opening:
-            if self._closed:
-                raise StoreUnreachable(f"{self.address}: closed")
-            if self._channel is None:
-                target, host = await _target(self._settings.endpoints)
-                self._channel = _channel(self._settings, target, host)
-            return self._channel
+    async def _not_connected(self) -> StoreUnreachable:
+        """The error for a cluster that no connection leads to, with gRPC's reasons.
 
-    async def _not_connected(self, channel: grpc.aio.Channel | None) -> StoreUnreachable:
-        """The error for a cluster that no connection leads to, with gRPC's reason.
-
-        The channel is thrown away: the next call looks names up anew and does not wait for a backoff.
+        The channels are thrown away: the next call looks names up anew and does not wait for a backoff.
         """
-        if channel is None:
-            return StoreUnreachable(f"{self.address}: cannot connect: its name was not found in time")
-        details = "no answer"
-        status = channel.unary_unary(
-            _STATUS.path, request_serializer=_serialize, response_deserializer=_STATUS.answer.FromString
+        reasons = await asyncio.gather(
+            *(member.why_not_connected(within=_REASON_TIMEOUT) for member in self._members)
         )
-        try:
-            await status(rpc.StatusRequest(), timeout=_REASON_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
-                details = error.details() or error.code().name
-        except (grpc.aio.UsageError, asyncio.CancelledError):
-            if _being_cancelled():
-                raise
-        if self._channel is channel:
-            self._channel = None
-            await channel.close()
-        return cannot_connect(details, address=self.address, encrypted=self._settings.encrypted)
+        for member in self._members:
+            if not self._closed and not member.connected():
+                await member.close()
+        return cannot_connect(reasons, address=self.address, encrypted=self._settings.encrypted)
 
-    async def _logged_in(self, channel: grpc.aio.Channel, deadline: float) -> str | None:
-        """The token of the settings' user, from the cluster if there is none yet."""
+    async def _logged_in(self, member: Member, deadline: float) -> str | None:
+        """The token of the settings' user, from the member if there is none yet."""
         user, password = self._settings.user, self._settings.password
         if user is None or password is None:
             return None
         try:
-            async with asyncio.timeout_at(deadline), self._login:
+            async with asyncio.timeout_at(deadline), member.login:
                 if self._token is None:
-                    login = channel.unary_unary(
+                    login = member.channel.unary_unary(
                         _AUTHENTICATE.path,
-                        request_serializer=_serialize,
+                        request_serializer=serialize,
                         response_deserializer=_AUTHENTICATE.answer.FromString,
                     )
-                    answer = await login(rpc.AuthenticateRequest(name=user, password=password))
+                    answer = await login(
+                        rpc.AuthenticateRequest(name=user, password=password), metadata=metadata(None)
+                    )
                     self._token = answer.token
                 return self._token
         except grpc.aio.AioRpcError as error:
@@ -249,20 +282,6 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
-def _metadata(token: str | None) -> Metadata:
-    # Without "hasleader" a member cut off from the others keeps a watch open that never says anything.
-    return (("hasleader", "true"), *((("token", token),) if token else ()))
-
-
 def _stream(
     channel: grpc.aio.Channel,
     method: Method[Any],
@@ -273,67 +292,6 @@ def _stream(
 ) -> Stream:
     """Opens a stream; ``requests`` are all there will be, without them they are written later."""
     open_stream = channel.stream_stream(
-        method.path, request_serializer=_serialize, response_deserializer=method.answer.FromString
+        method.path, request_serializer=serialize, response_deserializer=method.answer.FromString
     )
     return open_stream(requests, timeout=timeout, metadata=metadata)
-
-
-async def _target(endpoints: tuple[str, ...]) -> tuple[str, str]:
-    """gRPC's name for all endpoints together, and the host that their certificates must name.
-
-    gRPC looks a single name up itself, and does so again when it loses the connection. Several can only
-    be given as addresses of one family.
-    """
-    parts = [endpoint.rpartition(":") for endpoint in endpoints]
-    first = parts[0][0].strip("[]")
-    if len(endpoints) == 1 and _family(first) is None:
-        return f"dns:///{endpoints[0]}", first
-    found = [address for host, _, port in parts for address in await _addresses(host.strip("[]"), port)]
-    family = _family(found[0][0]) if found else None
-    if family is None:
-        return f"dns:///{endpoints[0]}", first
-    same = [
-        f"{f'[{host}]' if family == 6 else host}:{port}" for host, port in found if _family(host) == family
-    ]
-    return f"ipv{family}:{','.join(same)}", first
-
-
-async def _addresses(host: str, port: str) -> list[tuple[str, str]]:
-    """Addresses of a host, the host itself if it is one; none where the lookup fails."""
-    if _family(host) is not None:
-        return [(host, port)]
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    return [(str(address[0]), port) for _, _, _, _, address in found]
-
-
-def _family(host: str) -> int | None:
-    try:
-        return ipaddress.ip_address(host).version
-    except ValueError:
-        return None
-
-
-def _channel(settings: EtcdSettings, target: str, host: str) -> grpc.aio.Channel:
-    if not settings.encrypted:
-        return grpc.aio.insecure_channel(target, options=_OPTIONS)
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=_content(settings.ca),
-        private_key=_content(settings.key),
-        certificate_chain=_content(settings.cert),
-    )
-    # With several addresses gRPC has no single name to check the certificates for.
-    return grpc.aio.secure_channel(
-        target, credentials, options=(*_OPTIONS, ("grpc.ssl_target_name_override", host))
-    )
-
-
-def _content(path: str | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read it for the connection to etcd: {error.strerror}") from error

@@ -10,6 +10,7 @@ The texts are those of etcd's api/v3rpc/rpctypes/error.go.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import grpc
 
@@ -39,15 +40,31 @@ _SILENT = frozenset(
 _TOO_LARGE = ("request is too large", "too many operations", "message larger than max")
 
 
+_NOTHING_DONE = (
+    "etcdserver: no leader",
+    "raft proposal dropped",
+    "too many requests",
+    "not supported for learner",
+)
+"""Parts of refusals that come before anything is done, and that pass: another member may be asked."""
+
+
 def translate(code: grpc.StatusCode, details: str, *, address: str, writes: bool) -> StoreError:
     """The error to raise for a call that ended with ``code``; ``writes`` for one that may change keys."""
-    if code in _SILENT:
-        if writes:
-            return StoreAmbiguous(
-                f"{address}: no answer to a transaction ({_reason(code, details)}): "
-                "it may have happened or not, look before trying again"
-            )
-        return StoreUnreachable(f"{address}: {_reason(code, details)}")
+    if any(text in details for text in _NOTHING_DONE):
+        return StoreUnreachable(f"{address}: {_plain(details)}{_advice(details)}")
+    if code not in _SILENT:
+        return _refusal(code, details, address=address)
+    if writes:
+        return StoreAmbiguous(
+            f"{address}: no answer to a transaction ({_reason(code, details)}): "
+            "it may have happened or not, look before trying again"
+        )
+    return StoreUnreachable(f"{address}: {_reason(code, details)}")
+
+
+def _refusal(code: grpc.StatusCode, details: str, *, address: str) -> StoreError:
+    """The error for an answer in which etcd says no, and has written nothing."""
     if any(text in details for text in _TOO_LARGE):
         return StoreTooLarge(f"{address}: {_plain(details)}")
     if code is grpc.StatusCode.NOT_FOUND and "lease not found" in details:
@@ -73,16 +90,21 @@ def _reason(code: grpc.StatusCode, details: str) -> str:
     return _plain(last_cause(details)) or code.name
 
 
-def cannot_connect(details: str, *, address: str, encrypted: bool) -> StoreUnreachable:
-    """The error for a cluster that no connection leads to."""
-    cause = last_cause(details)
+def cannot_connect(causes: Iterable[str], *, address: str, encrypted: bool) -> StoreUnreachable:
+    """The error for a cluster that no connection leads to; ``causes`` are those of its members."""
+    told = dict.fromkeys(_explained(cause, encrypted=encrypted) for cause in causes)
+    return StoreUnreachable(f"{address}: cannot connect: {'; '.join(told)}")
+
+
+def _explained(cause: str, *, encrypted: bool) -> str:
+    """gRPC's words for why there is no connection, in words that say what to do."""
     if "CERTIFICATE_VERIFY_FAILED" in cause:
-        cause = "its certificate is not signed by the given authority, or is for another name"
-    elif encrypted and "TSI_" in cause:
-        cause += " (does the server speak TLS, and does it want a client certificate?)"
-    elif not encrypted and "Socket closed" in cause:
-        cause += " (does the server want TLS? Then give it a CA certificate)"
-    return StoreUnreachable(f"{address}: cannot connect: {cause}")
+        return "its certificate is not signed by the given authority, or is for another name"
+    if encrypted and "TSI_" in cause:
+        return cause + " (does the server speak TLS, and does it want a client certificate?)"
+    if not encrypted and "Socket closed" in cause:
+        return cause + " (does the server want TLS? Then give it a CA certificate)"
+    return cause
 
 
 def last_cause(details: str) -> str:
@@ -98,6 +120,8 @@ def _plain(details: str) -> str:
 def _advice(details: str) -> str:
     if "database space exceeded" in details:
         return " (NOSPACE alarm: compact and defragment etcd, then `etcdctl alarm disarm`)"
+    if "no leader" in details:
+        return " (too few members of the cluster are up, or they do not reach each other)"
     if "user name is empty" in details:
         return " (this etcd asks for a user and a password)"
     if "permission denied" in details:

@@ -40,7 +40,7 @@ _PROBE_ID = 2
 _DENIALS = ("permission denied", "auth token", "auth store", "user name is empty")
 """Parts of etcd's reasons for not allowing a watch; it sends them as text only."""
 
-_STAGES = (5.0, 2.0, 0.5)
+_STAGES = (4.0, 1.5, 0.5)
 """Seconds of silence before a probe, then for its answer, and once more for our own process being slow."""
 
 
