@@ -190,6 +190,9 @@ def test_an_import_never_touches_revisions(filled: Cluster) -> None:
         (["import"], 2, "Missing argument"),
         (["endpoints", "--nonsense"], 2, "No such option"),
         (["nonsense"], 2, "No such command"),
+        (["stauts"], 2, "Did you mean 'status'?"),
+        (["service", "set", "revision", "R2"], 2, "orbitctl service NAME set revision"),
+        (["service", "web", "restart"], 2, "'restart' cannot be done with a service"),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong_and_writes_nothing(
@@ -204,6 +207,7 @@ def test_a_wrong_command_says_what_is_wrong_and_writes_nothing(
 
 def test_global_options_stand_before_or_after_the_command_and_the_inner_one_counts(tmp_path: Path) -> None:
     store = f"sqlite://{tmp_path}/store.db"
+    (tmp_path / "store.db").touch()
     for arguments in (["--store", store, "machines"], ["machines", "--store", store]):
         ran = orbitctl(*arguments)
         assert ran.returncode == 0, ran.stderr
@@ -216,6 +220,8 @@ def test_a_flag_wins_over_a_variable_that_wins_over_the_file(tmp_path: Path) -> 
         return str(json.loads(orbitctl("status", "-o", "json", *arguments, **environment).stdout)["Store"])
 
     flag, variable, file = (f"sqlite://{tmp_path}/{name}.db" for name in ("flag", "variable", "file"))
+    for name in ("flag", "variable", "file", "store"):
+        (tmp_path / f"{name}.db").touch()
     settings = tmp_path / "orbitctl.toml"
     settings.write_text(f'store = "{file}"\n')
     config = ["--config", str(settings)]
@@ -227,9 +233,16 @@ def test_a_flag_wins_over_a_variable_that_wins_over_the_file(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("store = ", "cannot be read"), (None, "no such settings file")]
+    ("content", "words"),
+    [
+        ("store = ", "cannot be read"),
+        (None, "no such settings file"),
+        ('stroe = "sqlite:///x.db"', "there is no setting stroe; did you mean store?"),
+        ('machine-adress = "10.0.0.5"', "did you mean machine-address?"),
+        ("[daemon]", "there is no setting daemon"),
+    ],
 )
-def test_a_settings_file_that_cannot_be_read_is_named(
+def test_a_settings_file_that_cannot_be_used_is_named(
     tmp_path: Path, content: str | None, words: str
 ) -> None:
     settings = tmp_path / "orbitctl.toml"
@@ -239,6 +252,15 @@ def test_a_settings_file_that_cannot_be_read_is_named(
     assert ran.returncode == 2
     assert str(settings) in ran.stderr
     assert words in ran.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["service", "web"], ["endpoints"], ["export", "tree"]])
+def test_a_store_that_is_not_there_is_refused_and_not_made(tmp_path: Path, command: list[str]) -> None:
+    store = f"sqlite://{tmp_path}/nowhere/store.db"
+    ran = orbitctl("--store", store, *command)
+    assert ran.returncode == 1
+    assert f"{store}: there is no such store" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("url", ["nonsense", "ftp://host", "etcd://", "sqlite://relative"])

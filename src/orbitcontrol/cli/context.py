@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from orbitcontrol.errors import OrbitError
+
 if TYPE_CHECKING:
     from orbitcontrol.codec.keys import Keys
     from orbitcontrol.ports import Store
@@ -89,9 +91,16 @@ class CommandContext:
             key=self.etcd_key,
         )
 
-    def with_store(self, work: Callable[[Store], Awaitable[T]]) -> T:
-        """Runs ``work`` with the store and closes it afterwards."""
+    def with_store(self, work: Callable[[Store], Awaitable[T]], *, may_create: bool = False) -> T:
+        """Runs ``work`` with the store and closes it afterwards.
+
+        A SQLite file that is not there is refused unless ``may_create``: it is most often misspelt,
+        and an empty store made in its place would look like an empty cluster.
+        """
         import asyncio  # noqa: PLC0415 -- see above
+
+        if not may_create:
+            self._require_store()
 
         async def session() -> T:
             store = self.open_store()
@@ -101,6 +110,22 @@ class CommandContext:
                 await store.close()
 
         return asyncio.run(session())
+
+    def _require_store(self) -> None:
+        from orbitcontrol.store.settings import SqliteAddress, parse_address  # noqa: PLC0415 -- see above
+
+        address = parse_address(self.store)
+        if not isinstance(address, SqliteAddress):
+            return
+        try:
+            Path(address.path).stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise OrbitError(
+                f"{self.store}: there is no such store; `orbitctl import` makes one, "
+                "--store or ORBITCTL_STORE names another"
+            ) from error
+        except OSError:
+            pass  # the store itself says best why it cannot be read
 
 
 def utc_now() -> str:

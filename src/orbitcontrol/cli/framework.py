@@ -13,7 +13,7 @@ every command, because click looks up variables by each option's ``envvar`` and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -76,7 +76,7 @@ def _config_file(context: click.Context, arguments: list[str]) -> Mapping[str, A
     """The settings file named on the command line, by variable, or at its default place."""
     named = _named_config(arguments) or context.find_root().meta.get(_FILE + ".name")
     context.find_root().meta[_FILE + ".name"] = named
-    path = Path(named or os.environ.get("ORBITCTL_CONFIG") or DEFAULT_CONFIG_FILE)
+    path = _settings_path(context)
     explicit = bool(named or os.environ.get("ORBITCTL_CONFIG"))
     if not explicit and not path.exists():
         return {}
@@ -103,6 +103,25 @@ def _named_config(arguments: list[str]) -> str | None:
 _GLOBAL_NAMES = frozenset(parameter.name for parameter in _global_options())
 
 
+def _settings_path(context: click.Context) -> Path:
+    named = context.find_root().meta.get(_FILE + ".name")
+    return Path(named or os.environ.get("ORBITCTL_CONFIG") or DEFAULT_CONFIG_FILE)
+
+
+def _as_option(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _option_names(command: click.Command, context: click.Context) -> Iterator[str]:
+    """The options of a command and of all commands below it, as the settings' names."""
+    yield from (parameter.name for parameter in command.params if isinstance(parameter, click.Option))
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is not None:
+                yield from _option_names(below, context)
+
+
 class _Configured(click.Command):
     """A command or group whose options also come from the settings file, and that has the global ones."""
 
@@ -111,11 +130,27 @@ class _Configured(click.Command):
         self.params.extend(_global_options())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.default_map = cast(MutableMapping[str, Any], dict(_config_file(ctx, args)))
+        settings = _config_file(ctx, args)
+        if ctx.parent is None:
+            self._require_known(ctx, settings)
+        ctx.default_map = cast(MutableMapping[str, Any], dict(settings))
         rest = super().parse_args(ctx, args)
         given: dict[str, tuple[bool, Any]] = ctx.find_root().meta[_GIVEN]
         ctx.obj = CommandContext.from_options({name: value for name, (_, value) in given.items()})
         return rest
+
+    def _require_known(self, ctx: click.Context, settings: Mapping[str, Any]) -> None:
+        """Refuses a settings file with a name that no option of any command has: it would do nothing."""
+        if settings.keys() <= _GLOBAL_NAMES:
+            return  # without importing every command to know its options
+        known = set(_option_names(self, ctx))
+        unknown = [name for name in settings if name not in known]
+        if unknown:
+            from orbitcontrol.codec.wording import nearest  # noqa: PLC0415 -- only mistakes need it
+
+            near = nearest(unknown[0], known)
+            hint = f"; did you mean {_as_option(near)}?" if near else ""
+            raise UsageError(f"{_settings_path(ctx)}: there is no setting {_as_option(unknown[0])}{hint}")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the command's own options first and the global ones apart."""

@@ -48,7 +48,6 @@ class _ServiceGroup(OrbitGroup):
                 names.append(word)
         return super().parse_args(ctx, [*options, *names, *rest])
 
-
     def unknown_command(self, ctx: click.Context, word: str) -> str:
         """Most often the service's name was forgotten, or a verb of another program was meant."""
         name = ctx.params.get("name")

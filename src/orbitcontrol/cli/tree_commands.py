@@ -118,7 +118,7 @@ def plan(context: CommandContext, directory: Path, *, allow_unknown: bool, outpu
     """
     with _failing_with_2():
         tree = _sound(load(directory, allow_unknown=allow_unknown), directory)
-        planned = context.with_store(lambda store: importing.plan(store, context.keys, tree.entries))
+        planned = _planned(context, tree)
     if output in {"json", "yaml"}:
         emit_value(_shown(planned), output=output)
     else:
@@ -147,7 +147,7 @@ def import_(
     """
     tree = load(directory, allow_unknown=allow_unknown)
     tree = _sound(_judged(tree, binary=haproxy_binary, ask_haproxy=not no_haproxy_check), directory)
-    planned = context.with_store(lambda store: importing.plan(store, context.keys, tree.entries))
+    planned = _planned(context, tree)
     _print_plan(planned)
     if not planned.is_needed:
         return 0
@@ -163,7 +163,9 @@ def import_(
         import_id=secrets.token_hex(8),
         source=source_of(directory, tree.entries),
     )
-    result = context.with_store(lambda store: importing.apply(store, context.keys, planned, stamp))
+    result = context.with_store(
+        lambda store: importing.apply(store, context.keys, planned, stamp), may_create=True
+    )
     click.echo(f"Imported as generation {result.meta.generation}.", err=True)
     return 0
 
@@ -198,6 +200,13 @@ def verify(context: CommandContext, directory: Path, *, allow_unknown: bool, out
         if not differences:
             click.echo("The store has exactly this tree.", err=True)
     return DIFFERENT if differences else 0
+
+
+def _planned(context: CommandContext, tree: LoadedTree) -> PlannedImport:
+    """The import of the tree into the store, which may be a new one."""
+    return context.with_store(
+        lambda store: importing.plan(store, context.keys, tree.entries), may_create=True
+    )
 
 
 @contextmanager
