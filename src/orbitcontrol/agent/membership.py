@@ -95,13 +95,14 @@ class Membership:
             await forever("registration", self._register_when_judged, wake=wake, problems=board.problems)
 
     async def _keep_session(self) -> None:
-        """Gets a session, renews its lease at a third of the TTL, gets another when it is lost."""
+        """Gets a session, renews its lease at a third of its time, gets another when it is lost."""
         doubted = False
         while True:
             pause = _RETRY
             try:
-                if await self._renewed_or_new(doubted=doubted):
-                    pause = self._ttl / 3
+                if (lasts := await self._renewed_or_new(doubted=doubted)) is not None:
+                    pause = min(lasts, self._ttl) / 3
+                doubted = False
                 self._board.problems.report("session", {})
             except AddressTaken:
                 raise
@@ -109,10 +110,12 @@ class Membership:
                 subject = "store" if isinstance(error, StoreError) else "state directory"
                 self._board.problems.report("session", {subject: str(error)})
                 _log.warning("no session, or its lease not renewed", reason=error)
-            doubted = await self._board.lease_doubt.wait(pause) != {"tick"}
+            doubted |= await self._board.lease_doubt.wait(pause) != {"tick"}
 
-    async def _renewed_or_new(self, *, doubted: bool) -> bool:
-        """One round; True when there is a session after it.
+    async def _renewed_or_new(self, *, doubted: bool) -> float | None:
+        """One round; how many seconds the lease lasts from now, None while there is no session.
+
+        A resumed lease lasts as long as it was granted for, whatever this daemon would ask for.
 
         A lease can outlive its keys, when somebody deletes them: that is another session too, because
         with the old one every load balancer would take the missing endpoints for withdrawn.
@@ -120,16 +123,16 @@ class Membership:
         session = self._board.session.value
         if session is not None:
             try:
-                await self._store.keep_alive(session.lease)
+                lasts = await self._store.keep_alive(session.lease)
                 if not doubted or await self._is_recorded(session.id):
-                    return True
+                    return lasts
                 _log.warning("record lost, registering anew", session=session.id)
             except LeaseLost:
                 _log.warning("lease lost, registering anew", session=session.id)
             self._board.session.set(None)
         session = await self._resumed() or await self._registered()
         self._board.session.set(session)
-        return session is not None
+        return None if session is None else await self._store.keep_alive(session.lease)
 
     async def _resumed(self) -> Session | None:
         """The session of the last life, if its lease and its record are still there."""

@@ -9,9 +9,11 @@ from orbitcontrol.agent.endpoints import EndpointsLoop
 from orbitcontrol.agent.membership import Membership
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode
+from orbitcontrol.errors import StoreUnreachable
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.state import Alive
+from orbitcontrol.model.stored import Delete, Range
 from orbitcontrol.ports import StateFiles, Store
 from orbitcontrol.statedir import StateDirectory
 from orbitcontrol.store.sqlite import SqliteStore
@@ -102,3 +104,49 @@ async def test_a_new_session_is_not_registered_by_what_was_published_under_the_o
         goes_on.set()
         await until(board.registered, lambda session: session == "session2")
     assert await store.get(KEYS.endpoint("web", f"{ADDRESS}:80")) is not None
+
+
+async def test_a_resumed_lease_is_renewed_in_its_own_time(store: SqliteStore, files: StateDirectory) -> None:
+    board = Board()
+    async with running(membership(board, store, files, ttl=1.0)):
+        await until(board.session, lambda session: session is not None)
+    renewed = 0
+    enough = asyncio.Event()
+
+    async def keep_alive(lease: int) -> float:
+        nonlocal renewed
+        renewed += 1
+        if renewed == 5:
+            enough.set()
+        return await store.keep_alive(lease)
+
+    again = Board()
+    async with running(membership(again, Meddled(store, keep_alive=keep_alive), files, ttl=600.0)):
+        session = await until(again.session, lambda session: session is not None)
+        assert session is not None
+        assert session.resumed
+        async with asyncio.timeout(20):
+            await enough.wait()
+    assert (await alive(store)).session == session.id
+
+
+async def test_a_doubt_outlives_a_store_that_does_not_answer(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = Board()
+    answers = True
+
+    async def keep_alive(lease: int) -> float:
+        nonlocal answers
+        if not answers:
+            answers = True
+            raise StoreUnreachable("no answer")
+        return await store.keep_alive(lease)
+
+    async with running(membership(board, Meddled(store, keep_alive=keep_alive), files)):
+        await until(board.session, lambda session: session is not None)
+        await store.commit([], [Delete(Range.single(KEYS.alive(ADDRESS)))])
+        answers = False
+        board.lease_doubt.ring("test")
+        await until(board.session, lambda session: session is not None and session.id == "session2")
+    assert (await alive(store)).session == "session2"
