@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 
 async def ask(port: int, *, patience: float = 5.0) -> bool:
@@ -21,3 +22,14 @@ async def ask(port: int, *, patience: float = 5.0) -> bool:
     except OSError:
         return False
     return answer.split(b"\r\n", 1)[0].split()[1:2] == [b"200"]
+
+
+async def load(port: int, done: asyncio.Event, *, rate: int) -> tuple[int, int]:
+    """Requests sent, ``rate`` a second, and failed until ``done``."""
+    tasks = []
+    begun = time.perf_counter()
+    while not done.is_set():
+        tasks.append(asyncio.create_task(ask(port)))
+        await asyncio.sleep(max(0.0, begun + len(tasks) / rate - time.perf_counter()))
+    answers = await asyncio.gather(*tasks)
+    return len(answers), answers.count(False)

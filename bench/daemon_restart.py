@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from pathlib import Path
 
-from _requests import ask
+from _requests import load
 from support.docker import engine_of_its_own
 from support.machine import Cluster, eventually
 from support.site import Site
@@ -20,21 +19,10 @@ RESTARTS = 3
 SETTLE = 4.0
 
 
-async def load(port: int, done: asyncio.Event) -> tuple[int, int]:
-    """Requests sent and failed until ``done``."""
-    tasks = []
-    begun = time.perf_counter()
-    while not done.is_set():
-        tasks.append(asyncio.create_task(ask(port)))
-        await asyncio.sleep(max(0.0, begun + len(tasks) / RATE - time.perf_counter()))
-    answers = await asyncio.gather(*tasks)
-    return len(answers), answers.count(False)
-
-
 async def restarts(site: Site) -> tuple[int, int]:
     """Stops and starts the daemon under load; requests sent and failed."""
     done = asyncio.Event()
-    traffic = asyncio.create_task(load(site.port, done))
+    traffic = asyncio.create_task(load(site.port, done, rate=RATE))
     for _ in range(RESTARTS):
         await asyncio.sleep(SETTLE)
         await asyncio.to_thread(site.machine.stop)
