@@ -35,7 +35,7 @@ from orbitcontrol.codec.values import decode, encode
 from orbitcontrol.errors import LeaseLost, OrbitError, StoreError, UndecodableValue
 from orbitcontrol.log import Log
 from orbitcontrol.model.state import Alive
-from orbitcontrol.model.stored import Absent, KeyValue, Put, Range, Unchanged
+from orbitcontrol.model.stored import Absent, Compare, KeyValue, Put, Range, Unchanged
 from orbitcontrol.planning.endpoints import all_judged
 from orbitcontrol.ports import StateFiles, Store
 
@@ -155,16 +155,17 @@ class Membership:
     async def _registered(self) -> Session | None:
         """A new session; None while somebody else's record has time left to end."""
         record = await self._store.get(self._key)
-        if record is not None:
+        if record is not None and record.lease:
             self._wait_for_end(_session_of(record))
             return None
         self._foreign = None
         lease = await self._store.grant(self._ttl)
         session = Session(id=self._new_id(), lease=lease, resumed=False)
         self._identity.save(_Identity(address=self._address, lease=lease, session=session.id))
-        await self._store.commit(
-            [Absent(Range.single(self._key))], [Put(self._key, encode(Alive(session=session.id)), lease)]
-        )
+        before: Compare = Absent(Range.single(self._key))
+        if record is not None:  # written by hand: without a lease it is no daemon's, and never ends
+            before = Unchanged(self._key, record.mod_revision)
+        await self._store.commit([before], [Put(self._key, encode(Alive(session=session.id)), lease)])
         _log.info("session begun", session=session.id, ttl=self._ttl)
         return session
 

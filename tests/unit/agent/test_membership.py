@@ -13,7 +13,7 @@ from orbitcontrol.errors import StoreUnreachable
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.state import Alive
-from orbitcontrol.model.stored import Delete, Range
+from orbitcontrol.model.stored import Delete, Put, Range
 from orbitcontrol.ports import StateFiles, Store
 from orbitcontrol.statedir import StateDirectory
 from orbitcontrol.store.sqlite import SqliteStore
@@ -150,3 +150,13 @@ async def test_a_doubt_outlives_a_store_that_does_not_answer(
         board.lease_doubt.ring("test")
         await until(board.session, lambda session: session is not None and session.id == "session2")
     assert (await alive(store)).session == "session2"
+
+
+async def test_a_record_that_somebody_wrote_by_hand_keeps_no_daemon_out(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    await store.commit([], [Put(KEYS.alive(ADDRESS), b"{garbage")])
+    board = Board()
+    async with running(membership(board, store, files, ttl=1.0)):
+        await until(board.session, lambda session: session is not None)
+    assert (await alive(store)).session == "session1"
