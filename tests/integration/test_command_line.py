@@ -298,11 +298,24 @@ def test_the_older_spelling_of_the_store_and_a_frozen_store(own_etcd: EtcdServer
     assert own_etcd.endpoint in ran.stderr
 
 
+def test_output_that_cannot_be_written_is_told_without_a_traceback() -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [*ORBITCTL, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ran.returncode == 1
+    assert ran.stderr == "orbitctl: cannot go on: No space left on device\n"
+    closed = f"{' '.join([*ORBITCTL, 'schema'])} >&-"
+    silent = subprocess.run(["sh", "-c", closed], capture_output=True, text=True, check=False)
+    assert (silent.returncode, silent.stderr) == (0, "")
+
+
 def test_a_closed_pipe_and_an_interrupt_end_quietly(tmp_path: Path) -> None:
     store = f"sqlite://{tmp_path}/store.db"
     command = " ".join([*ORBITCTL, "--store", store, "schema", "service"])
-    ran = subprocess.run(["sh", "-c", f"{command} | true"], capture_output=True, text=True, check=False)
-    assert ran.stderr == ""
+    closed = f"{{ {command}; echo $? >&2; }} | true"
+    ran = subprocess.run(["sh", "-c", closed], capture_output=True, text=True, check=False)
+    assert ran.stderr == "141\n"
     listen = f"127.0.0.1:{free_ports(1)[0]}"
     daemon = ["daemon", "--state-dir", str(tmp_path), "--machine-address", "127.0.0.1", "--listen", listen]
     process = subprocess.Popen([*ORBITCTL, "--store", store, *daemon], stderr=subprocess.PIPE, text=True)

@@ -38,6 +38,9 @@ _COMMANDS = {
 }
 
 
+CLOSED_PIPE = 141
+"""As if the signal SIGPIPE had ended the process: 0 and 1 already have a meaning in ``plan``."""
+
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -60,29 +63,33 @@ def run(arguments: list[str]) -> int:
     """Runs one command; its exit code. Prints what went wrong to standard error."""
     try:
         result = cli.main(args=arguments, prog_name="orbitctl", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("orbitctl: interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader of a pipe has gone. Python would complain again when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OrbitError as error:
-        return _explain(error, str(error), error.exit_code, arguments)
+    except SystemExit:  # what click makes of a pipe whose reader has gone, as in `orbitctl plan DIR | head`
+        return CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 -- the last line of defence before a person sees a traceback
-        message = f"unexpected {type(error).__name__}: {error}\n--debug shows where."
-        return _explain(error, message, 1, arguments)
+        return _explain(error, arguments)
     return result if isinstance(result, int) else 0
 
 
-def _explain(error: Exception, message: str, exit_code: int, arguments: Sequence[str]) -> int:
+def _explain(error: Exception, arguments: Sequence[str]) -> int:
+    """Prints an error for a person; the exit code it ends the command with."""
     if "--debug" in arguments or os.environ.get("ORBITCTL_DEBUG", "") not in {"", "0"}:
         import traceback  # noqa: PLC0415 -- only faults need it
 
         traceback.print_exception(error)
+    match error:
+        case OrbitError():
+            message = str(error)
+        case OSError(filename=None):
+            message = f"cannot go on: {error.strerror or error}"
+        case OSError():
+            message = f"{error.filename}: {error.strerror}"
+        case _:
+            message = f"unexpected {type(error).__name__}: {error}\n--debug shows where."
     click.echo(f"orbitctl: {message}", err=True)
-    return exit_code
+    return error.exit_code if isinstance(error, OrbitError) else 1
