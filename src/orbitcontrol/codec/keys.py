@@ -42,6 +42,21 @@ class Keys(Struct, frozen=True):
     def tag_configs(self) -> Range:
         return Range.prefix(f"{self.base}/config/tags/")
 
+    @property
+    def import_logs(self) -> Range:
+        return Range.prefix(f"{self.base}/config/import/")
+
+    def import_log(self, import_id: str) -> Range:
+        """The redo log of one import: its header and its parts."""
+        return Range.prefix(f"{self.base}/config/import/{import_id}/")
+
+    def import_header(self, import_id: str) -> str:
+        return f"{self.base}/config/import/{import_id}/header"
+
+    def import_part(self, import_id: str, number: int) -> str:
+        """``number`` counts from 1."""
+        return f"{self.base}/config/import/{import_id}/{number:06d}"
+
     def revision(self, service: str) -> str:
         return f"{self.base}/deployments/{service}/revision"
 

@@ -1,9 +1,10 @@
-"""What an import would change, whom it touches, and the one transaction that does it.
+"""What an import would change, and the one transaction that does it where one is enough.
 
 ``plan_import`` compares what the store holds with what a tree says. Both sides are entries (see
 ``codec.entries``) and are compared as JSON, so that a value which somebody wrote with other spacing is
 no difference. The transaction compares ``config/meta``, raises its generation and writes only what
-differs: of two imports that read the same generation, one is refused whole.
+differs: of two imports that read the same generation, one is refused whole. An import that is larger than
+one transaction is the matter of ``redolog``.
 """
 
 from __future__ import annotations
@@ -91,15 +92,11 @@ class Transaction(Struct, frozen=True, kw_only=True):
     @property
     def bytes(self) -> int:
         """Bytes of all keys and values, as ``Limits`` counts them."""
-        return sum(
-            len(operation.key.encode()) + len(operation.value)
-            if isinstance(operation, Put)
-            else len(operation.range.start.encode()) + len(operation.range.end.encode())
-            for operation in self.operations
-        )
+        return sum(map(size_of, self.compares)) + sum(map(size_of, self.operations))
 
     def fits(self, limits: Limits) -> bool:
-        return len(self.operations) <= limits.operations and self.bytes <= limits.bytes
+        count = max(len(self.compares), len(self.operations))
+        return count <= limits.operations and self.bytes <= limits.bytes
 
 
 def plan_import(current: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> ImportPlan:
@@ -144,22 +141,43 @@ def next_meta(
 
 
 def import_transaction(
-    plan: ImportPlan, *, keys: Keys, read_meta: KeyValue | None, meta: ConfigMeta
+    plan: ImportPlan, *, keys: Keys, read_meta: KeyValue | None, meta: ConfigMeta, drop_logs: bool = False
 ) -> Transaction:
-    """The plan as one transaction that holds only if ``config/meta`` is still as it was read."""
-    compare: Compare = (
-        Absent(Range.single(keys.meta))
-        if read_meta is None
-        else Unchanged(keys.meta, mod_revision=read_meta.mod_revision)
-    )
-    operations: list[Operation] = [_operation(change, keys) for change in plan.changes]
+    """The plan as one transaction that holds only if ``config/meta`` is still as it was read.
+
+    ``drop_logs``: there are logs of imports that were not committed; from now on none of them can be.
+    """
+    operations: list[Operation] = [operation_of(change.key, change.after, keys) for change in plan.changes]
+    if drop_logs:
+        operations.append(Delete(keys.import_logs))
     operations.append(Put(keys.meta, encode(meta)))
-    return Transaction(compares=(compare,), operations=tuple(operations))
+    return Transaction(compares=(meta_is(read_meta, keys),), operations=tuple(operations))
 
 
-def _operation(change: Change, keys: Keys) -> Operation:
-    key = keys.config.start + change.key
-    return Delete(Range.single(key)) if change.after is None else Put(key, change.after)
+def operation_of(key: str, value: bytes | None, keys: Keys) -> Operation:
+    """Puts or, with None, deletes an entry."""
+    key = keys.config.start + key
+    return Delete(Range.single(key)) if value is None else Put(key, value)
+
+
+def meta_is(read: KeyValue | None, keys: Keys) -> Compare:
+    """Holds while ``config/meta`` is as it was read."""
+    return Absent(Range.single(keys.meta)) if read is None else Unchanged(keys.meta, read.mod_revision)
+
+
+def size_of(part: Compare | Operation) -> int:
+    """Bytes that a comparison or an operation takes of a transaction's limit, as the stores count them."""
+    match part:
+        case Put(key=key, value=value):
+            return _length(key) + len(value)
+        case Unchanged(key=key):
+            return _length(key)
+        case Absent(range=range) | Delete(range=range):
+            return _length(range.start) + _length(range.end)
+
+
+def _length(key: str) -> int:
+    return len(key.encode("utf-8", "surrogateescape"))
 
 
 def _details(key: str, before: bytes, after: bytes) -> Iterable[str]:
