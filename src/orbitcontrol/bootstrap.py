@@ -30,6 +30,7 @@ from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.service import DummyCheck, HttpCheck, TcpCheck
 from orbitcontrol.planning.ports import PortRange
 from orbitcontrol.ports import Prober, Store
+from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.probes.dummy import DummyProber
 from orbitcontrol.probes.http import HttpProber
 from orbitcontrol.probes.tcp import TcpProber
@@ -124,6 +125,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
             board=board,
             proxy=HAProxy(settings.haproxy),
             watch=follower,
+            connector=TcpConnector(),
             files=state,
         ),
         "record": record,

@@ -27,6 +27,7 @@ from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.planning.proxy import ProxyState, digest
 from orbitcontrol.planning.rotation import Published
+from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
 from support.etcd import free_ports
 
@@ -181,7 +182,13 @@ class LoadBalancer:
     def start(self) -> None:
         """Starts the loop, as a daemon does."""
         loop = ProxyLoop(
-            board=self.board, proxy=self.home.adapter(), watch=self.watch, files=self.files, tick=5
+            board=self.board,
+            proxy=self.home.adapter(),
+            watch=self.watch,
+            connector=TcpConnector(),
+            files=self.files,
+            tick=5,
+            connect_every=0.2,
         )
         self._task = asyncio.create_task(loop.run())
 

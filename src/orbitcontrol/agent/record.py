@@ -1,21 +1,27 @@
 """The machine's record: what it is, what runs on it and what is wrong, for people elsewhere to read.
 
 Written when it changes, at most once a second, under no lease: it stays when the machine goes, so
-that ``orbitctl machines`` can still say what it was.
+that ``orbitctl machines`` can still say what it was. On a load balancer with orphans it is also
+written once a minute without a change: that these writes succeed is what the orphans' clocks run on
+(``planning.orphans``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 from orbitcontrol import __version__
+from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import encode
+from orbitcontrol.errors import StoreError
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.state import MachineRecord
 from orbitcontrol.model.stored import Put
+from orbitcontrol.planning.orphans import PROOF_EVERY, after_write
 from orbitcontrol.ports import Store
 
 _SHORTEST_PAUSE = 1.0
@@ -35,6 +41,7 @@ class RecordLoop:
         self._check = check
         self._written: bytes | None = None
         self._wake = Wake()
+        self._proof = Alarm(self._wake, "proof")
 
     async def run(self) -> None:
         """Never returns.
@@ -49,7 +56,11 @@ class RecordLoop:
         board.instances.subscribe(self._wake)
         board.proxy_verdict.subscribe(self._wake)
         board.problems.cell.subscribe(self._wake)
-        await forever("record", self._step, wake=self._wake, problems=board.problems)
+        board.orphaned.subscribe(self._wake)
+        try:
+            await forever("record", self._step, wake=self._wake, problems=board.problems)
+        finally:
+            self._proof.cancel()
 
     def current(self) -> MachineRecord:
         """The record as it is now."""
@@ -71,13 +82,33 @@ class RecordLoop:
     async def _step(self, reasons: frozenset[str]) -> None:
         if self._board.session.value is None:
             return
-        if self._written is None or "tick" in reasons:
+        try:
+            await self._keep(look="tick" in reasons)
+        except StoreError:
+            self._board.writes.set(None)
+            raise
+
+    async def _keep(self, *, look: bool) -> None:
+        if self._written is None or look:
             stored = await self._store.get(self._key)
             self._written = None if stored is None else stored.value
         record = encode(self.current())
-        if record == self._written:
+        if record == self._written and not self._owes_proof():
             return
         self._written = None  # until the store has said yes, what it holds is not known
+        begun = time.monotonic()
         await self._store.commit([], [Put(self._key, record)])
+        self._board.writes.set(after_write(self._board.writes.value, at=begun))
         self._written = record
         await asyncio.sleep(_SHORTEST_PAUSE)
+        self._owes_proof()
+
+    def _owes_proof(self) -> bool:
+        """True when a write is due although nothing changed; otherwise sees to a wake when it is."""
+        if not self._board.orphaned.value:
+            return False
+        writes = self._board.writes.value
+        if writes is None or (left := writes.until + PROOF_EVERY - time.monotonic()) <= 0:
+            return True
+        self._proof.within(left)
+        return False

@@ -18,6 +18,7 @@ from orbitcontrol.codec.haproxy import Message
 from orbitcontrol.model.configuration import ProxyConfiguration
 from orbitcontrol.model.service import Container, Service
 from orbitcontrol.model.state import Endpoint
+from orbitcontrol.planning.orphans import Orphan
 
 _NAMED = 5
 """How many servers a reason names before it counts the rest."""
@@ -64,12 +65,14 @@ class ProxyState(Struct, frozen=True, kw_only=True, rename="pascal"):
 
     ``good`` is the last template that HAProxy took, with the services it named (a service may be
     gone from the configuration while ``good`` still routes to it); ``endpoints`` are those it
-    routes to; ``applied`` is the digest of the text that HAProxy loaded last.
+    routes to, ``orphans`` those of them whose machine is gone; ``applied`` is the digest of the text
+    that HAProxy loaded last.
     """
 
     good: ProxyConfiguration | None = None
     services: dict[str, Service] = {}
     endpoints: dict[str, dict[str, Endpoint]] = {}
+    orphans: tuple[Orphan, ...] = ()
     applied: str = ""
 
 

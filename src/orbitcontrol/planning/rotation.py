@@ -1,4 +1,4 @@
-"""Which endpoints a load balancer routes to: gone is not the same as withdrawn.
+"""Which endpoints a load balancer knows: gone is not the same as withdrawn.
 
 An endpoint whose key is in the store is routed to. One whose key is absent is judged by its
 machine: alive and done with its registration, or alive with the very session that published the
@@ -7,20 +7,21 @@ says nothing about the service: the endpoint is *orphaned* and stays, until its 
 published for another service. A value that nobody can read says nothing either: what was known of
 the endpoint stays.
 
-An absence counts as a withdrawal only when endpoints and ``alive`` records come from one reading
-of the store. Separate watches have no common order: an expired lease can show its deleted
-endpoints before its deleted ``alive`` record, and a new session its ``Registered`` before the
-endpoints it published.
+An absence counts as a withdrawal only for services that are ``confirmed``: whose endpoints come
+from one reading of the store together with the ``alive`` records. Separate watches have no common
+order: an expired lease can show its deleted endpoints before its deleted ``alive`` record, and a
+new session its ``Registered`` before the endpoints it published. Until then it is ``suspected``,
+and an orphan.
 
-How long an orphan stays (whether it can be reached, for how long, how many there may be) is
-decided from ``Rotation.orphans``.
+What becomes of an orphan (whether it can be reached, and for how long it stays) is decided in
+``planning.orphans``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from orbitcontrol.model.state import Alive, Endpoint
 
@@ -39,23 +40,41 @@ class Place(Struct, frozen=True, order=True):
 
 
 class Rotation(Struct, frozen=True, kw_only=True):
-    """What is routed to, and why the rest is not.
+    """What is known to be routed to, and why the rest is not.
 
-    ``routes`` holds draining endpoints too: they are known, but no template sees them.
+    ``routes`` holds draining and unreachable endpoints too: they are known, but not every template
+    sees them (``planning.orphans.serving``). ``suspected`` ones are among the ``orphans``.
     """
 
     routes: dict[str, dict[str, Endpoint]]
     orphans: frozenset[Place] = frozenset()
+    suspected: frozenset[Place] = frozenset()
     withdrawn: frozenset[Place] = frozenset()
     replaced: frozenset[Place] = frozenset()
     unreadable: frozenset[Place] = frozenset()
+    timed_out: frozenset[Place] = frozenset()
+
+    def is_published(self, place: Place) -> bool:
+        """True when the store has the endpoint, with a value that can be read."""
+        return (
+            place.address in self.routes.get(place.service, {})
+            and place not in self.orphans
+            and place not in self.unreadable
+        )
 
 
-def rotate(*, known: Routes, published: Published, alive: Mapping[str, Alive]) -> Rotation:
+def rotate(
+    *, known: Routes, published: Published, alive: Mapping[str, Alive], confirmed: Collection[str]
+) -> Rotation:
     """The rotation of all services in ``published``; what was known of others is left aside."""
     routes: dict[str, dict[str, Endpoint]] = {}
     unreadable: set[Place] = set()
-    absent: dict[str, set[Place]] = {"orphans": set(), "withdrawn": set(), "replaced": set()}
+    absent: dict[str, set[Place]] = {
+        "orphans": set(),
+        "suspected": set(),
+        "withdrawn": set(),
+        "replaced": set(),
+    }
     owners = _owners(published)
     for service, entries in published.items():
         before = known.get(service, {})
@@ -66,24 +85,36 @@ def rotate(*, known: Routes, published: Published, alive: Mapping[str, Alive]) -
                 routes[service][address] = before[address]
         for address in before.keys() - entries.keys():
             fate = _fate(before[address], owners.get(address), alive)
+            if fate == "withdrawn" and service not in confirmed:
+                fate = "suspected"
             absent[fate].add(Place(service, address))
-            if fate == "orphans":
+            if fate in ("orphans", "suspected"):
                 routes[service][address] = before[address]
     return Rotation(
         routes=routes,
         unreadable=frozenset(unreadable),
-        orphans=frozenset(absent["orphans"]),
+        orphans=frozenset(absent["orphans"] | absent["suspected"]),
+        suspected=frozenset(absent["suspected"]),
         withdrawn=frozenset(absent["withdrawn"]),
         replaced=frozenset(absent["replaced"]),
     )
 
 
-def serving(routes: Routes) -> dict[str, dict[str, Endpoint]]:
-    """The endpoints that get new connections: those that are not draining."""
-    return {
-        service: {address: endpoint for address, endpoint in entries.items() if endpoint.state == "up"}
-        for service, entries in routes.items()
-    }
+def without(rotation: Rotation, timed_out: frozenset[Place]) -> Rotation:
+    """The rotation without the orphans whose time is over."""
+    return structs.replace(
+        rotation,
+        routes={
+            service: {
+                address: endpoint
+                for address, endpoint in entries.items()
+                if Place(service, address) not in timed_out
+            }
+            for service, entries in rotation.routes.items()
+        },
+        orphans=rotation.orphans - timed_out,
+        timed_out=timed_out,
+    )
 
 
 def _fate(endpoint: Endpoint, owner: str | None, alive: Mapping[str, Alive]) -> str:

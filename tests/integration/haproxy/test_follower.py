@@ -53,7 +53,7 @@ class View:
 
     async def judge(self, known: dict[str, Endpoint]) -> Rotation:
         sight = await self.follower.read(frozenset({"web"}))
-        return rotate(known={"web": known}, published=sight.endpoints, alive=sight.alive)
+        return rotate(known={"web": known}, published=sight.endpoints, alive=sight.alive, confirmed={"web"})
 
 
 @pytest.fixture(params=["sqlite", "etcd"])

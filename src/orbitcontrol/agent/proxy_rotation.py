@@ -1,0 +1,154 @@
+"""Observes which endpoints a load balancer is to know: what is published, withdrawn, orphaned.
+
+What is absent from the watches is looked up in one reading of the store before it is acted upon,
+be it a withdrawal or the end of an orphan's time: watches have no common order, and may lag.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from msgspec import Struct, structs
+
+from orbitcontrol.agent.alarm import Alarm
+from orbitcontrol.agent.board import Board, Cell
+from orbitcontrol.agent.follower import Sight
+from orbitcontrol.agent.orphans import OrphanConnects
+from orbitcontrol.agent.proxy_memory import ProxyMemory
+from orbitcontrol.errors import StoreError
+from orbitcontrol.log import Log
+from orbitcontrol.model.state import Alive
+from orbitcontrol.planning.orphans import Orphan, aged, followed, overdue, serving, standstill, told
+from orbitcontrol.planning.rotation import Place, Published, Rotation, rotate, without
+
+_log = Log(__name__)
+
+_RETRY = 5.0
+
+
+class EndpointWatch(Protocol):
+    """Where endpoints come from; ``agent.follower.EndpointFollower`` in the daemon."""
+
+    endpoints: Cell[Published]
+    alive: Cell[Mapping[str, Alive] | None]
+
+    def follow(self, services: frozenset[str]) -> None:
+        """Replaces the set of services whose endpoints are wanted."""
+
+    async def read(self, services: frozenset[str]) -> Sight:
+        """Endpoints and ``alive`` records at one revision. Raises StoreError."""
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """A rotation with its orphans, and why the clocks of some of them stand still."""
+
+    rotation: Rotation
+    orphans: tuple[Orphan, ...] = ()
+    standstill: Mapping[Place, str] = {}
+
+    def troubles(self, checked: frozenset[Place]) -> dict[str, str]:
+        """What is wrong with endpoints: subject → reason. HAProxy looks after the ``checked`` ones."""
+        found = {
+            _subject(place): "its value in the store cannot be read; it stays as it was last known"
+            for place in self.rotation.unreadable
+        }
+        served = serving(self.rotation, self.orphans, checked=checked) if self.orphans else {}
+        for orphan in self.orphans:
+            if orphan.place in self.rotation.orphans:
+                found[_subject(orphan.place)] = told(
+                    orphan,
+                    self.rotation.routes[orphan.service][orphan.address],
+                    serves=orphan.address in served[orphan.service],
+                    checked=orphan.place in checked,
+                    standstill=self.standstill.get(orphan.place, ""),
+                )
+        return found
+
+
+class Rotator:
+    """Makes rotations. ``marks`` of the orphans' clocks live as long as it does."""
+
+    def __init__(
+        self,
+        *,
+        board: Board,
+        watch: EndpointWatch,
+        memory: ProxyMemory,
+        connects: OrphanConnects,
+        alarm: Alarm,
+    ) -> None:
+        self._board = board
+        self._watch = watch
+        self._memory = memory
+        self._connects = connects
+        self._alarm = alarm
+        self._marks: dict[Place, float] = {}
+
+    async def rotate(self, trouble: dict[str, str]) -> Known:
+        """The rotation of now, with every end of an endpoint confirmed; clocks go on by what is proven."""
+        before, known = self._memory.state.orphans, self._memory.state.endpoints
+        published, alive = self._watch.endpoints.value, self._watch.alive.value or {}
+        rotation = rotate(known=known, published=published, alive=alive, confirmed=())
+        now = self._orphans_of(rotation, before, age=True)
+        ending = rotation.suspected | overdue(now.orphans, still=now.standstill.keys())
+        if ending:
+            services = frozenset(place.service for place in ending)
+            try:
+                sight = await self._watch.read(services)
+            except StoreError as error:
+                _log.warning("ends of endpoints not confirmed, they stay", reason=error)
+                self._alarm.within(_RETRY)
+            else:
+                newer = {**published, **sight.endpoints}
+                rotation = rotate(known=known, published=newer, alive=sight.alive, confirmed=services)
+                now = self._orphans_of(rotation, now.orphans, age=False)
+                confirmed = {
+                    place
+                    for place in overdue(now.orphans, still=now.standstill.keys())
+                    if place.service in services
+                }
+                now = structs.replace(now, rotation=without(rotation, frozenset(confirmed)))
+        self._log_changes({orphan.place for orphan in before}, now)
+        if failure := await self._memory.note_orphans(now.orphans):
+            trouble["state directory"] = failure
+        self._board.orphaned.set(bool(now.rotation.orphans))
+        return now
+
+    def _orphans_of(self, rotation: Rotation, before: tuple[Orphan, ...], *, age: bool) -> Known:
+        known, writes = self._memory.state.endpoints, self._board.writes.value
+        still = standstill(rotation, known=known, writes=writes)
+        reached = self._connects.reached.value
+        orphans = tuple(
+            structs.replace(orphan, reach=reached.get(orphan.place, orphan.reach))
+            for orphan in followed(before, rotation=rotation, known=known)
+        )
+        if age:
+            orphans, self._marks = aged(
+                orphans, marks=self._marks, still=still, writes=writes, now=time.monotonic()
+            )
+        return Known(rotation=rotation, orphans=orphans, standstill=still)
+
+    def _log_changes(self, before: set[Place], now: Known) -> None:
+        rotation = now.rotation
+        for place in sorted(rotation.orphans - before):
+            _log.warning("endpoint orphaned", **_fields(place), reason="its machine is gone")
+        for places, reason in (
+            (rotation.withdrawn, "its machine withdrew it"),
+            (rotation.replaced, "its address belongs to another service"),
+            (rotation.timed_out, "its machine did not return in time"),
+        ):
+            for place in sorted(places):
+                _log.info("endpoint goes out", **_fields(place), reason=reason)
+        for place in sorted(before):
+            if rotation.is_published(place):
+                _log.info("endpoint no longer orphaned", **_fields(place), reason="published again")
+
+
+def _subject(place: Place) -> str:
+    return f"endpoint {place.service} {place.address}"
+
+
+def _fields(place: Place) -> dict[str, str]:
+    return {"service": place.service, "endpoint": place.address}
