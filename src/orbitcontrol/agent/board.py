@@ -22,6 +22,7 @@ from msgspec import Struct
 from orbitcontrol.model.configuration import Desired
 from orbitcontrol.model.runs import Run, RunId, Verdict
 from orbitcontrol.model.state import InstanceReport, Problem, ProxyVerdict
+from orbitcontrol.planning.orphans import Writes
 
 T = TypeVar("T")
 
@@ -147,4 +148,9 @@ class Board:
         new proof; None until that is known."""
         self.instances: Cell[tuple[InstanceReport, ...]] = Cell("instances", ())
         self.proxy_verdict: Cell[ProxyVerdict | None] = Cell("proxy_verdict", None)
+        self.orphaned: Cell[bool] = Cell("orphaned", False)
+        """This load balancer has orphans: the machine's record is written regularly, as a proof that the
+        store takes writes."""
+        self.writes: Cell[Writes | None] = Cell("writes", None)
+        """The writes of the machine's record; None when the last one failed."""
         self.problems = Problems()
