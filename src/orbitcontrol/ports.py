@@ -7,13 +7,13 @@ Every method may raise the ``OrbitError`` of its own family and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from orbitcontrol.codec.haproxy import CheckResult
 from orbitcontrol.model.configuration import ProxyConfiguration
-from orbitcontrol.model.containers import ContainerEvent, ContainerSpec, ObservedContainer
+from orbitcontrol.model.containers import ContainerEvent, ContainerSpec, ObservedContainer, ObservedImage
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import Check
 from orbitcontrol.model.stored import (
@@ -95,6 +95,15 @@ class ContainerRuntime(Protocol):
 
     async def pull(self, image: str) -> None:
         """Pulls the image with the machine's own Docker credentials."""
+
+    async def images(self, names: Collection[str]) -> tuple[ObservedImage, ...]:
+        """The images that have one of the names (without tags, registry spelt out)."""
+
+    async def remove_image(self, reference: str) -> None:
+        """Removes the reference, and the image with its last one. Raises DockerError while one uses it."""
+
+    async def log_tail(self, container_id: str, *, lines: int, size: int) -> str:
+        """The last lines of what the container wrote, ``size`` characters at most."""
 
     async def create(self, spec: ContainerSpec) -> str:
         """Creates the container without starting it; its id."""

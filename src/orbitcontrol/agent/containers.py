@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterable
 
 from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.containers_actions import WITHDRAWAL_TIMEOUT, ContainerActions
+from orbitcontrol.agent.containers_adopted import AdoptedContainers
+from orbitcontrol.agent.containers_cleanup import ImageCleanup
 from orbitcontrol.agent.containers_images import Images
 from orbitcontrol.agent.containers_ports import PortPicker
 from orbitcontrol.agent.containers_report import (
@@ -28,6 +30,7 @@ from orbitcontrol.agent.containers_report import (
     service_runs,
     unseen_runs,
 )
+from orbitcontrol.agent.containers_words import LastWords
 from orbitcontrol.agent.containers_work import ContainerWork
 from orbitcontrol.agent.loop import TICK, forever
 from orbitcontrol.errors import DockerUnreachable, OrbitError
@@ -35,8 +38,14 @@ from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, EffectiveService
 from orbitcontrol.model.containers import ContainerEvent, ObservedContainer
 from orbitcontrol.model.runs import Run
-from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, own_containers, wanted_containers
-from orbitcontrol.planning.containers import Situation, alive_by_instance, plan_containers
+from orbitcontrol.planning.container_specs import (
+    OwnContainer,
+    WantedContainer,
+    own_containers,
+    wanted_containers,
+)
+from orbitcontrol.planning.containers import ActionKey, Situation, alive_by_instance, plan_containers
+from orbitcontrol.planning.images import ImageNeeds
 from orbitcontrol.planning.ports import PortRange
 from orbitcontrol.ports import ContainerRuntime, StateFiles
 
@@ -71,6 +80,8 @@ class ContainersLoop:
         self._tick = tick
         self._wake = Wake()
         self._ports = PortPicker(port_range, files)
+        self._adopted = AdoptedContainers(files)
+        self._cleanup = ImageCleanup(runtime, board.problems)
         self._work = ContainerWork(
             board=board,
             actions=ContainerActions(
@@ -81,6 +92,8 @@ class ContainersLoop:
                 withdrawal_timeout=withdrawal_timeout,
             ),
             images=Images(runtime, wake=self._wake),
+            cleanup=self._cleanup,
+            words=LastWords(runtime),
             wake=self._wake,
         )
         self._died: set[str] = set()  # ids whose end Docker announced since the last look began
@@ -96,11 +109,13 @@ class ContainersLoop:
         for cell in (board.desired, board.verdicts, board.published, board.proven):
             cell.subscribe(self._wake)
         async with asyncio.TaskGroup() as group:
-            self._work.group = group
+            self._group = self._work.group = group
             group.create_task(self._follow_events(), name="docker events")
             await forever(_OWNER, self._step, wake=self._wake, problems=board.problems, tick=self._tick)
 
-    async def _step(self, _: frozenset[str]) -> None:
+    async def _step(self, reasons: frozenset[str]) -> None:
+        if reasons & {"start", "tick"}:
+            self._cleanup.ask()
         desired = self._board.desired.value
         if desired is None:
             return
@@ -110,17 +125,21 @@ class ContainersLoop:
             self._without_docker(desired, str(error))
 
     async def _look_and_act(self, desired: Desired) -> None:
-        busy = set(self._work.busy)  # from before the look: what ends meanwhile is not in what is seen
+        busy: set[ActionKey] = set(
+            self._work.busy
+        )  # from before the look: what ends meanwhile is not in what is seen
         self._died.clear()
-        observed = await self._runtime.containers()
+        seen = await self._runtime.containers()
         self._looked, self._silence = True, ""
         wanted = {one.key: one for one in wanted_containers(desired)}
+        observed = self._adopted.labelled(seen, wanted.values(), address=desired.machine.address)
         own = own_containers(observed, address=desired.machine.address)
         busy |= {one.key for one in own if one.container.id in self._died}  # the next look knows more
         alive = alive_by_instance(own, wanted)
         self._tell_runs(desired, alive.values())
         self._ports.observe(_ports_in_use(desired, observed, own))
-        self._work.account(own, wanted=wanted, alive=alive, busy=busy)
+        present = {container.id for container in observed}
+        self._work.account(own, present=present, wanted=wanted, alive=alive, busy=busy)
         plan = plan_containers(wanted.values(), self._situation(desired, observed, busy))
         sight = Sight(
             desired=desired,
@@ -136,9 +155,10 @@ class ContainersLoop:
         self._board.instances.set(instance_reports(sight))
         self._board.problems.report(_OWNER, problems(sight))
         self._set_alarm(self._work.next_attempt(plan.waiting.values()))
+        self._cleanup.look(_image_needs(desired, observed, wanted.values()), self._group)
 
     def _situation(
-        self, desired: Desired, observed: tuple[ObservedContainer, ...], busy: Collection[InstanceKey]
+        self, desired: Desired, observed: tuple[ObservedContainer, ...], busy: Collection[ActionKey]
     ) -> Situation:
         return Situation(
             address=desired.machine.address,
@@ -151,6 +171,12 @@ class ContainersLoop:
             starts=self._work.starts,
             stops=self._work.stops,
             now=asyncio.get_running_loop().time(),
+            authoritative=desired.authoritative_names,
+            foreign_ports={
+                one.service.endpoint_port
+                for one in desired.services.values()
+                if one.service.container is None
+            },
         )
 
     def _tell_runs(self, desired: Desired, alive: Collection[OwnContainer]) -> None:
@@ -240,6 +266,19 @@ def _ports_in_use(
     desired: Desired, observed: Iterable[ObservedContainer], own: Iterable[OwnContainer]
 ) -> set[int]:
     """Published by any container, remembered by one of ours, or fixed for a service."""
-    published = {port for container in observed for port in container.ports.values()}
+    published = {port.outside for container in observed for port in container.published}
     fixed = {effective.service.endpoint_port for effective in desired.services.values()}
     return (published | {one.port for one in own} | fixed) - {0}
+
+
+def _image_needs(
+    desired: Desired, observed: Iterable[ObservedContainer], wanted: Iterable[WantedContainer]
+) -> ImageNeeds | None:
+    """What the machine needs images for; None while some service is held: it might need any of them."""
+    if desired.holding or desired.held:
+        return None
+    return ImageNeeds(
+        authoritative=desired.authoritative_names,
+        used=frozenset(container.image_id for container in observed),
+        wanted=frozenset(one.image for one in wanted),
+    )

@@ -69,6 +69,12 @@ class ContainerActions:
         finally:
             self._board.retiring.set(self._board.retiring.value - {run})
 
+    async def evict(self, stranger: ObservedContainer, *, grace: float) -> None:
+        """Stops and removes a container that no endpoint stands for. Raises OrbitError."""
+        if stranger.alive:
+            await self._runtime.stop(stranger.id, grace=grace)
+        await self._runtime.remove(stranger.id)
+
     async def _start_on_picked_port(self, wanted: WantedContainer) -> None:
         """Tries one port after the other: a stranger on the machine may hold some of the range."""
         for _ in range(_PORT_ATTEMPTS):

@@ -11,7 +11,8 @@ from orbitcontrol.model.runs import Run, RunId, Verdict
 from orbitcontrol.model.state import InstanceReport
 from orbitcontrol.planning.backoff import Backoff
 from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, WantedContainer, run_of
-from orbitcontrol.planning.containers import Action, ContainerPlan, Start
+from orbitcontrol.planning.containers import Action, ActionKey, ContainerPlan, Start
+from orbitcontrol.planning.strangers import StrangerKey
 
 _REPEATEDLY = 2
 
@@ -27,9 +28,9 @@ class Sight(Struct, frozen=True, kw_only=True):
     wanted: Mapping[InstanceKey, WantedContainer]
     alive: Mapping[InstanceKey, OwnContainer]
     plan: ContainerPlan
-    busy: Mapping[InstanceKey, Action]
+    busy: Mapping[ActionKey, Action]
     images: Mapping[str, str]
-    stops: Mapping[InstanceKey, Backoff]
+    stops: Mapping[ActionKey, Backoff]
     ended: Collection[InstanceKey]
     verdicts: Mapping[RunId, Verdict]
 
@@ -116,10 +117,13 @@ def problems(sight: Sight) -> dict[str, str]:
             sight.stops[key].reason if key in sight.stops else "",
         )
         by_service.setdefault(key.service, []).extend(reason for reason in reasons if reason)
-    for key, stop in sight.stops.items():
-        if key not in sight.wanted:
-            by_service.setdefault(key.service, []).append(stop.reason)
-    return {
+    strangers: dict[str, str] = {}
+    for stopped, stop in sight.stops.items():
+        if isinstance(stopped, StrangerKey):
+            strangers[f"container {stopped.name}"] = stop.reason
+        elif stopped not in sight.wanted:
+            by_service.setdefault(stopped.service, []).append(stop.reason)
+    return strangers | {
         f"service {service}": "; ".join(dict.fromkeys(reasons))
         for service, reasons in by_service.items()
         if reasons

@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Collection, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType
+
+from msgspec import structs
 
 from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.containers_actions import ContainerActions
+from orbitcontrol.agent.containers_cleanup import ImageCleanup
 from orbitcontrol.agent.containers_images import Images
+from orbitcontrol.agent.containers_words import LastWords
 from orbitcontrol.errors import OrbitError
 from orbitcontrol.log import Log
 from orbitcontrol.planning.backoff import Backoff, ended, failed, seen
 from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, WantedContainer
-from orbitcontrol.planning.containers import Action, ContainerPlan, Remove, Replace, Start, StartKey
+from orbitcontrol.planning.containers import (
+    Action,
+    ActionKey,
+    ContainerPlan,
+    Remove,
+    Replace,
+    Start,
+    StartKey,
+)
+from orbitcontrol.planning.strangers import Evict, StrangerKey
 
 _log = Log(__name__)
 
@@ -27,19 +41,30 @@ class ContainerWork:
 
     group: asyncio.TaskGroup
 
-    def __init__(self, *, board: Board, actions: ContainerActions, images: Images, wake: Wake) -> None:
+    def __init__(
+        self,
+        *,
+        board: Board,
+        actions: ContainerActions,
+        images: Images,
+        cleanup: ImageCleanup,
+        words: LastWords,
+        wake: Wake,
+    ) -> None:
         self._board = board
         self._actions = actions
         self._images = images
+        self._cleanup = cleanup
+        self._words = words
         self._wake = wake
         self._wanted: Mapping[InstanceKey, WantedContainer] = {}
-        self._busy: dict[InstanceKey, Action] = {}
+        self._busy: dict[ActionKey, Action] = {}
         self._starts: dict[StartKey, Backoff] = {}
-        self._stops: dict[InstanceKey, Backoff] = {}
+        self._stops: dict[ActionKey, Backoff] = {}
         self._counted: set[str] = set()  # ids of ended containers that their backoff has counted
 
     @property
-    def busy(self) -> Mapping[InstanceKey, Action]:
+    def busy(self) -> Mapping[ActionKey, Action]:
         return MappingProxyType(self._busy)
 
     @property
@@ -48,19 +73,23 @@ class ContainerWork:
         return MappingProxyType(self._starts)
 
     @property
-    def stops(self) -> Mapping[InstanceKey, Backoff]:
-        """Of instances that could not be withdrawn, stopped or removed."""
+    def stops(self) -> Mapping[ActionKey, Backoff]:
+        """Of what could not be withdrawn, stopped or removed."""
         return MappingProxyType(self._stops)
 
     def account(
         self,
         own: Collection[OwnContainer],
         *,
+        present: Collection[str],
         wanted: Mapping[InstanceKey, WantedContainer],
         alive: Mapping[InstanceKey, OwnContainer],
-        busy: Collection[InstanceKey],
+        busy: Collection[ActionKey],
     ) -> None:
-        """Counts, from one look, who ended by itself and who is healthy; forgets what nobody wants."""
+        """Counts, from one look, who ended by itself and who is healthy; forgets what nobody wants.
+
+        ``present`` are the ids of all containers that there are.
+        """
         self._wanted = wanted
         now = _now()
         for one in own:
@@ -73,9 +102,15 @@ class ContainerWork:
                 self._counted.add(one.container.id)
                 reason = f"its container ended with exit code {one.container.exit_code}"
                 self._starts[key] = ended(before, reason=reason, now=now)
+                self._words.read(one.container.id, partial(self._add_words, key, reason), self.group)
         current = {(one.key, one.config_hash) for one in wanted.values()}
         self._starts = {key: backoff for key, backoff in self._starts.items() if key in current}
-        self._stops = {key: self._stops[key] for key in {one.key for one in own} if key in self._stops}
+        instances = {one.key for one in own}
+        self._stops = {
+            key: backoff
+            for key, backoff in self._stops.items()
+            if (key.container_id in present if isinstance(key, StrangerKey) else key in instances)
+        }
         self._counted &= {one.container.id for one in own}
 
     async def begin(self, plan: ContainerPlan) -> dict[str, str]:
@@ -85,7 +120,7 @@ class ContainerWork:
         """
         missing: dict[str, str] = {}
         for action in plan.actions:
-            if not isinstance(action, Remove):
+            if isinstance(action, Start | Replace):
                 image = action.wanted.image
                 if not await self._images.ready(image, self.group):
                     missing[image] = self._images.failure(image)
@@ -108,19 +143,26 @@ class ContainerWork:
                     await self._start(action)
                 case Replace():
                     grace = action.wanted.effective.service.update.stop_timeout
-                    stopped = await self._stop(action.outdated, grace, action.reason)
+                    stopped = await self._stop_own(action.outdated, grace, action.reason)
                     # What is wanted may have changed while it drained: then the next plan decides.
                     if stopped and self._wanted.get(action.key) == action.wanted:
                         await self._start(Start(wanted=action.wanted, ended=(), reason=action.reason))
                 case Remove():
-                    await self._stop(action.unwanted, action.grace, action.reason)
+                    await self._stop_own(action.unwanted, action.grace, action.reason)
+                case Evict():
+                    stranger = action.stranger
+                    attempt = self._actions.evict(stranger, grace=action.grace)
+                    await self._stop(action.key, stranger.name, attempt, action.reason)
         finally:
+            if not isinstance(action, Start):
+                self._cleanup.ask()
             del self._busy[action.key]
             self._wake.ring("action ended")
 
     async def _start(self, action: Start) -> None:
         wanted = action.wanted
         _log.info("starting container", container=wanted.name, image=wanted.image, reason=action.reason)
+        await self._words.heard(one.id for one in action.ended)
         failure = await _failure(self._actions.start(wanted, action.ended))
         if failure:
             _log.warning("container could not be started", container=wanted.name, reason=failure)
@@ -129,18 +171,27 @@ class ContainerWork:
         else:
             _log.info("container started", container=wanted.name, reason=action.reason)
 
-    async def _stop(self, own: OwnContainer, grace: float, reason: str) -> bool:
+    async def _stop_own(self, own: OwnContainer, grace: float, reason: str) -> bool:
+        return await self._stop(own.key, own.container.name, self._actions.stop(own, grace=grace), reason)
+
+    async def _stop(self, key: ActionKey, name: str, attempt: Awaitable[None], reason: str) -> bool:
         """True when the container is gone."""
-        name = own.container.name
         _log.info("removing container", container=name, reason=reason)
-        failure = await _failure(self._actions.stop(own, grace=grace))
+        failure = await _failure(attempt)
         if failure:
             _log.warning("container could not be removed", container=name, reason=failure)
-            self._stops[own.key] = failed(self._stops.get(own.key, Backoff()), reason=failure, now=_now())
+            self._stops[key] = failed(self._stops.get(key, Backoff()), reason=failure, now=_now())
         else:
             _log.info("container removed", container=name, reason=reason)
-            self._stops.pop(own.key, None)
+            self._stops.pop(key, None)
         return not failure
+
+    def _add_words(self, key: StartKey, reason: str, words: str) -> None:
+        """Adds the end of its log to the reason why an instance ended, unless that is outdated."""
+        backoff = self._starts.get(key)
+        if backoff is not None and backoff.reason == reason:
+            self._starts[key] = structs.replace(backoff, reason=f"{reason}; its log ends: {words}")
+            self._wake.ring("log read")
 
 
 async def _failure(attempt: Awaitable[None]) -> str:

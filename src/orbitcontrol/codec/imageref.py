@@ -71,3 +71,8 @@ def fully_qualified(image: str) -> str:
     if registry_of(image) != DOCKER_HUB or reference.startswith(DOCKER_HUB + "/"):
         return reference
     return f"{DOCKER_HUB}/{reference if '/' in name_of(image) else 'library/' + reference}"
+
+
+def qualified_name(image: str) -> str:
+    """The name with its registry spelt out, without tag and digest: ``web`` is ``docker.io/library/web``."""
+    return name_of(fully_qualified(image))

@@ -11,21 +11,21 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 import aiodocker
 import aiohttp
 from msgspec import structs
 
-from orbitcontrol.codec.imageref import canonical, fully_qualified
+from orbitcontrol.codec.imageref import canonical, fully_qualified, qualified_name, registry_of
 from orbitcontrol.docker.credentials import credentials_for
-from orbitcontrol.docker.observation import inspected, listed
+from orbitcontrol.docker.observation import image as observed_image
+from orbitcontrol.docker.observation import inspected, is_inspected, listed, references, seconds
 from orbitcontrol.errors import DockerError, DockerUnreachable, PortTaken, UsageError
 from orbitcontrol.log import Log
-from orbitcontrol.model.containers import ContainerEvent, ContainerSpec, ObservedContainer
+from orbitcontrol.model.containers import ContainerEvent, ContainerSpec, ObservedContainer, ObservedImage
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 
@@ -38,10 +38,18 @@ CHANGE_TIMEOUT = 60.0
 PULL_SILENCE = 120.0
 """Seconds that a pull may go on without a word from the engine."""
 
+EVENT_SILENCE = 10.0
+"""Seconds without an event after which the engine is asked whether it is still there."""
+
+LOG_TIMEOUT = 2.0
+"""Seconds for reading the end of a container's log."""
+
 _log = Log(__name__)
 
 _EVENTS = ["create", "start", "die", "destroy", "rename", "pause", "unpause"]
 _CANNOT_CONNECT = 900  # aiodocker's own status for a failed connection
+_MOST_OF_A_LOG = 1 << 20  # characters read at most for its end
+_ASK_TO_LOG_IN = ("no basic auth credentials", "unauthorized", "incorrect username or password", "denied")
 _NO_ROOM_ON_PORT = ("port is already allocated", "address already in use")
 
 
@@ -73,7 +81,7 @@ class DockerRuntime:
                     raise failure
         found = tuple(container for container in looked if isinstance(container, ObservedContainer))
         if self._listeners and before == self._changes:
-            self._inspected = {one.id: one for one in found if one.state == "running" and one.started_at}
+            self._inspected = {one.id: one for one in found if one.config}
         return found
 
     @asynccontextmanager
@@ -91,7 +99,7 @@ class DockerRuntime:
                     info = await client.system.info()
             events: Any = client.events  # has no type annotations
             subscriber = events.subscribe(
-                since=_timestamp(info["SystemTime"]),
+                since=f"{seconds(info['SystemTime']):.6f}",
                 filters=json.dumps({"type": ["container"], "event": _EVENTS}),
             )
             self._listeners += 1
@@ -118,7 +126,7 @@ class DockerRuntime:
     async def pull(self, image: str) -> None:
         """Pulls the image. Errors inside the engine's progress stream count, and so does its early end."""
         auth = await credentials_for(image)
-        async with self._call(f"pull {image}", None) as docker:
+        async with self._call(f"pull {image}", None, registry=registry_of(image)) as docker:
             progress = docker.images.pull(fully_qualified(image), auth=auth, stream=True).__aiter__()
             while True:
                 try:
@@ -128,6 +136,37 @@ class DockerRuntime:
                     break
         if not await self.has_image(image):
             raise DockerError(f"Docker at {self.host}: the pull of {image} broke off: it is tried again")
+
+    async def images(self, names: Collection[str]) -> tuple[ObservedImage, ...]:
+        """The images that have one of the names (without tags, registry spelt out)."""
+        async with self._call("list the images", CALL_TIMEOUT) as docker:
+            return tuple(
+                [
+                    observed_image(entry, await docker.images.inspect(entry["Id"]))
+                    for entry in await docker.images.list()
+                    if any(qualified_name(reference) in names for reference in references(entry))
+                ]
+            )
+
+    async def remove_image(self, reference: str) -> None:
+        """Removes the reference, and the image with its last one; never one that a container uses."""
+        async with self._call(f"remove the image {reference}", CHANGE_TIMEOUT, gone_is_fine=True) as docker:
+            await docker.images.delete(reference)
+
+    async def log_tail(self, container_id: str, *, lines: int, size: int) -> str:
+        """The last lines of what the container wrote, ``size`` characters at most."""
+        tail, read = "", 0
+        async with self._call(f"read the log of the container {container_id[:12]}", LOG_TIMEOUT) as docker:
+            log = docker.containers.container(container_id).log(
+                stdout=True, stderr=True, follow=True, tail=lines
+            )
+            async with aclosing(cast("AsyncGenerator[str]", log)):
+                async for piece in log:
+                    tail = (tail + piece)[-size:]
+                    read += len(piece)
+                    if read > _MOST_OF_A_LOG:
+                        break
+        return tail
 
     async def create(self, spec: ContainerSpec) -> str:
         async with self._call(f"create the container {spec.name}", CHANGE_TIMEOUT) as docker:
@@ -162,11 +201,18 @@ class DockerRuntime:
 
     async def _look(self, docker: aiodocker.Docker, container: ObservedContainer) -> ObservedContainer | None:
         """The container with its start time if it runs; None when it is gone meanwhile."""
-        if container.state != "running":
+        if not is_inspected(container):
             return container
         known = self._inspected.get(container.id)
-        if known is not None:
-            return structs.replace(container, started_at=known.started_at)
+        if known is not None and known.state == container.state:
+            return structs.replace(
+                container,
+                image=known.image,
+                started_at=known.started_at,
+                exit_code=known.exit_code,
+                config=known.config,
+                host_config=known.host_config,
+            )
         try:
             details = await docker.containers.container(container.id).show()
         except aiodocker.DockerError as error:
@@ -177,12 +223,22 @@ class DockerRuntime:
 
     async def _events(self, subscriber: Any) -> AsyncGenerator[ContainerEvent]:
         while True:
-            event = await subscriber.get()
+            try:
+                async with asyncio.timeout(EVENT_SILENCE):
+                    event = await subscriber.get()
+            except TimeoutError:
+                await self._prove_alive()
+                continue
             if event is None:
                 raise DockerUnreachable(f"Docker at {self.host} ended its event stream: was it restarted?")
             self._forget(event["Actor"]["ID"])
             name = event["Actor"]["Attributes"].get("name", "")
             yield ContainerEvent(event["Action"], event["Actor"]["ID"], name)
+
+    async def _prove_alive(self) -> None:
+        """Asks something cheap: an engine that hangs has an event stream that is only silent."""
+        async with self._call("answer", CALL_TIMEOUT) as docker:
+            await docker.containers.list(limit=1)
 
     def _forget(self, container_id: str | None = None) -> None:
         """Drops what was inspected of one container, or of all; a look under way keeps nothing."""
@@ -194,12 +250,12 @@ class DockerRuntime:
 
     @asynccontextmanager
     async def _call(
-        self, what: str, timeout: float | None, *, gone_is_fine: bool = False
+        self, what: str, timeout: float | None, *, gone_is_fine: bool = False, registry: str = ""
     ) -> AsyncIterator[aiodocker.Docker]:
-        """The client, within a deadline, with failures translated."""
+        """The client, within a deadline, with failures translated; ``registry`` is who may refuse."""
         if self._client is None:
             self._client = aiodocker.Docker(url=self.host)
-        with self._translated(what, timeout):
+        with self._translated(what, timeout, registry=registry):
             async with asyncio.timeout(timeout):
                 try:
                     yield self._client
@@ -208,7 +264,7 @@ class DockerRuntime:
                         raise
 
     @contextmanager
-    def _translated(self, what: str, timeout: float | None) -> Iterator[None]:
+    def _translated(self, what: str, timeout: float | None, *, registry: str = "") -> Iterator[None]:
         try:
             yield
         except TimeoutError as error:
@@ -218,31 +274,29 @@ class DockerRuntime:
                 f"Docker at {self.host} did not {what} within {limit:g} s: look at its log, or restart it"
             ) from error
         except aiodocker.DockerError as error:
-            raise self._error(what, error) from error
+            raise self._error(what, error, registry) from error
         except (aiohttp.ClientError, OSError) as error:
             self._start_over()
             raise DockerUnreachable(
                 f"Docker at {self.host} broke the connection ({error}): is it running?"
             ) from error
 
-    def _error(self, what: str, error: aiodocker.DockerError) -> DockerError:
+    def _error(self, what: str, error: aiodocker.DockerError, registry: str) -> DockerError:
         if error.status == _CANNOT_CONNECT:
             self._start_over()
             return DockerUnreachable(
                 f"no Docker engine answers at {self.host}: start it, or name its address with --docker-host"
             )
         kind = PortTaken if any(text in error.message for text in _NO_ROOM_ON_PORT) else DockerError
-        return kind(f"Docker at {self.host} could not {what}: {error.message.strip()}")
+        message = error.message.strip()
+        if registry and any(text in message for text in _ASK_TO_LOG_IN):
+            message += f" (run docker login {registry} as the user that the daemon runs as)"
+        return kind(f"Docker at {self.host} could not {what}: {message}")
 
     def _start_over(self) -> None:
         """The engine that answers next may be another version: ask it again which API it speaks."""
         if self._client is not None:
             self._client.api_version = "auto"
-
-
-def _timestamp(system_time: str) -> str:
-    """``2026-01-31T12:00:00.123456789Z`` as the seconds that the events API takes."""
-    return f"{datetime.fromisoformat(system_time).timestamp():.6f}"
 
 
 async def _close(client: aiodocker.Docker) -> None:

@@ -1,4 +1,4 @@
-"""Containers as Orbit wants them and as Docker reports them."""
+"""Containers as Orbit wants them, and containers and images as Docker reports them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, Literal
 from msgspec import Struct
 
 ContainerState = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
+
+_ALIVE = frozenset({"running", "paused", "restarting"})
 
 
 class ContainerSpec(Struct, frozen=True, kw_only=True):
@@ -17,20 +19,42 @@ class ContainerSpec(Struct, frozen=True, kw_only=True):
     body: dict[str, Any]
 
 
+class PublishedPort(Struct, frozen=True):
+    """A container's TCP port ``inside`` that the host publishes as ``address:outside``."""
+
+    inside: int
+    outside: int
+    address: str = ""
+
+
 class ObservedContainer(Struct, frozen=True, kw_only=True):
     """A container as the engine has it.
 
-    ``started_at`` is Docker's own text. ``ports`` maps the container's TCP ports to the host's.
+    ``image`` is the reference that it was made from. ``started_at`` is Docker's own text. ``config``
+    and ``host_config`` are Docker's objects, known of running containers only.
     """
 
     id: str
     name: str
     image: str
+    image_id: str = ""
     state: ContainerState
     started_at: str = ""
     exit_code: int = 0
     labels: dict[str, str] = {}
-    ports: dict[int, int] = {}
+    published: tuple[PublishedPort, ...] = ()
+    config: dict[str, Any] = {}
+    host_config: dict[str, Any] = {}
+
+    @property
+    def alive(self) -> bool:
+        """True while its process may be there: it must be stopped before it can be removed."""
+        return self.state in _ALIVE
+
+    @property
+    def ports(self) -> dict[int, int]:
+        """The host's port of each published one."""
+        return {port.inside: port.outside for port in self.published}
 
 
 class ContainerEvent(Struct, frozen=True):
@@ -39,3 +63,16 @@ class ContainerEvent(Struct, frozen=True):
     action: str
     id: str
     name: str
+
+
+class ObservedImage(Struct, frozen=True, kw_only=True):
+    """An image of the engine. ``created`` and ``tagged`` (here, the last time) are seconds since the epoch.
+
+    ``tags`` and ``digests`` are references: ``name:tag`` and ``name@sha256:…``.
+    """
+
+    id: str
+    tags: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    created: float = 0.0
+    tagged: float = 0.0

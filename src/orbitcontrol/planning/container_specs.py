@@ -30,7 +30,6 @@ LABEL_MACHINE = "orbitcontrol.machine"
 LABEL_PORT = "orbitcontrol.port"
 
 _DEFAULT_LOG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
-_ALIVE = frozenset({"running", "paused", "restarting"})
 
 
 class InstanceKey(Struct, frozen=True, order=True):
@@ -69,7 +68,7 @@ class OwnContainer(Struct, frozen=True, kw_only=True):
     @property
     def alive(self) -> bool:
         """True while its process may be there: it must be stopped before it can be removed."""
-        return self.container.state in _ALIVE
+        return self.container.alive
 
     @property
     def ended(self) -> bool:
@@ -103,8 +102,8 @@ def container_spec(wanted: WantedContainer, *, port: int) -> ContainerSpec:
     if not host_config.get("LogConfig"):
         host_config["LogConfig"] = _DEFAULT_LOG
     body = {**container.config, "Image": wanted.image, "HostConfig": host_config}
-    body["Labels"] = {**(container.config.get("Labels") or {}), **_labels(wanted, port)}
-    if service.container_port is not None and not _on_host_network(container):
+    body["Labels"] = {**(container.config.get("Labels") or {}), **orbit_labels(wanted, port)}
+    if service.container_port is not None and not on_host_network(container):
         inside = f"{service.container_port}/tcp"
         body["ExposedPorts"] = {**(container.config.get("ExposedPorts") or {}), inside: {}}
         host_config["PortBindings"] = _bindings(
@@ -163,12 +162,13 @@ def _wanted(
 
 
 def _port(service: Service, container: Container) -> int | None:
-    if _on_host_network(container):
+    if on_host_network(container):
         return service.endpoint_port or service.container_port or 0
     return None if service.picks_port else service.endpoint_port
 
 
-def _on_host_network(container: Container) -> bool:
+def on_host_network(container: Container) -> bool:
+    """True when Docker publishes nothing, because the container has the host's own network."""
     return container.host_config.get("NetworkMode") == "host"
 
 
@@ -191,7 +191,8 @@ def _config_hash(service: Service, container: Container, address: str) -> str:
     return hashlib.sha256(encoded).hexdigest()[:16]
 
 
-def _labels(wanted: WantedContainer, port: int) -> dict[str, str]:
+def orbit_labels(wanted: WantedContainer, port: int) -> dict[str, str]:
+    """What makes a container known again as this instance, answering on ``port``."""
     return {
         LABEL_SERVICE: wanted.key.service,
         LABEL_INSTANCE: str(wanted.key.instance),

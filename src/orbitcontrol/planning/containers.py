@@ -21,13 +21,13 @@ from orbitcontrol.model.runs import RunId, Verdict
 from orbitcontrol.model.service import Update
 from orbitcontrol.planning.backoff import Backoff
 from orbitcontrol.planning.container_specs import (
-    LABEL_MACHINE,
     InstanceKey,
     OwnContainer,
     WantedContainer,
     own_container,
     own_containers,
 )
+from orbitcontrol.planning.strangers import Evict, StrangerKey, evictable, whose
 
 
 class Start(Struct, frozen=True, kw_only=True):
@@ -66,7 +66,8 @@ class Remove(Struct, frozen=True, kw_only=True):
         return self.unwanted.key
 
 
-Action = Start | Replace | Remove
+Action = Start | Replace | Remove | Evict
+ActionKey = InstanceKey | StrangerKey
 
 StartKey = tuple[InstanceKey, str]
 """An instance at one configuration hash: another configuration owes nothing to the failures of this."""
@@ -86,7 +87,8 @@ class Situation(Struct, frozen=True, kw_only=True):
     ``published`` is None until it is known what is: nothing that runs is stopped before that.
     ``busy`` instances have an action under way; ``starts`` and ``stops`` are the backoffs of
     instances that ended or could not be started, and of those that could not be stopped. ``holding``
-    is true while the store is not trusted: nothing is removed then.
+    is true while the store is not trusted: nothing is removed then. ``authoritative`` are names of
+    images that only Orbit runs here, ``foreign_ports`` those of services that somebody else runs.
     """
 
     address: str
@@ -95,10 +97,12 @@ class Situation(Struct, frozen=True, kw_only=True):
     holding: bool = False
     verdicts: Mapping[RunId, Verdict] = {}
     published: Collection[RunId] | None = frozenset()
-    busy: Collection[InstanceKey] = frozenset()
+    busy: Collection[ActionKey] = frozenset()
     starts: Mapping[StartKey, Backoff] = {}
-    stops: Mapping[InstanceKey, Backoff] = {}
+    stops: Mapping[ActionKey, Backoff] = {}
     now: float = 0.0
+    authoritative: Collection[str] = frozenset()
+    foreign_ports: Collection[int] = frozenset()
 
 
 def alive_by_instance(
@@ -121,17 +125,56 @@ def plan_containers(wanted: Collection[WantedContainer], situation: Situation) -
     by_key = {one.key: one for one in wanted}
     own = own_containers(situation.observed, address=situation.address)
     alive = alive_by_instance(own, by_key)
-    blocked = {one.key: reason for one in wanted if (reason := _obstacle(one, situation))}
-    blocked = {key: reason for key, reason in blocked.items() if _is_outdated(alive.get(key), by_key[key])}
+    unwanted = _unwanted_strangers(situation)
+    outdated = [one for one in wanted if _is_outdated(alive.get(one.key), one)]
+    leaving = {one.name for one in unwanted}
+    awaited = {one.key for one in outdated if one.name in leaving}
+    blocked = {
+        one.key: reason
+        for one in outdated
+        if one.key not in awaited and (reason := _obstacle(one, situation))
+    }
     blocked |= {key: reason for key, own in alive.items() if (reason := _lost_revision(own, by_key.get(key)))}
-    free = [one for one in wanted if one.key not in blocked and one.key not in situation.busy]
+    kept = blocked.keys() | awaited | set(situation.busy)
+    free = [one for one in wanted if one.key not in kept]
     starts, waiting = _starts([one for one in free if one.key not in alive], own, situation)
     crowded = {one.key for one in own if one is not alive.get(one.key)}  # the spare one goes first
     alone = [one for one in free if one.key not in crowded]
     replacements = _replacements(alone, by_key, alive, situation)
     taken = {one.key for one in starts} | {one.key for one in replacements} | set(situation.busy)
     removals = _removals(own, by_key, alive, taken, situation)
-    return ContainerPlan(actions=(*removals, *starts, *replacements), waiting=waiting, blocked=blocked)
+    evictions = _evictions(unwanted, situation)
+    actions: tuple[Action, ...] = (*evictions, *removals, *starts, *replacements)
+    return ContainerPlan(actions=actions, waiting=waiting, blocked=blocked)
+
+
+def _unwanted_strangers(situation: Situation) -> tuple[ObservedContainer, ...]:
+    """Strangers of authoritative images. None while some service is held: it might want any of them."""
+    if situation.holding or situation.held:
+        return ()
+    return evictable(
+        situation.observed,
+        address=situation.address,
+        authoritative=situation.authoritative,
+        foreign_ports=situation.foreign_ports,
+    )
+
+
+def _evictions(unwanted: Iterable[ObservedContainer], situation: Situation) -> list[Evict]:
+    """Those that can be removed now."""
+    reason = "its image is authoritative, and no service wants it"
+    evictions = [
+        Evict(stranger=one, grace=Update().stop_timeout, reason=reason)
+        for one in unwanted
+        if one.state != "removing" and not (one.alive and situation.published is None)
+    ]
+    return [one for one in evictions if one.key not in situation.busy and not _pauses(one.key, situation)]
+
+
+def _pauses(key: ActionKey, situation: Situation) -> bool:
+    """True while the last failure to stop or remove it is not to be followed by another attempt yet."""
+    backoff = situation.stops.get(key)
+    return backoff is not None and backoff.ready_at > situation.now
 
 
 def _starts(
@@ -166,12 +209,11 @@ def _replacements(
             outdated[one.key.service].append(one)
     if situation.published is None:
         return []
-    busy = {key.service for key in situation.busy}
+    busy = {key.service for key in situation.busy if isinstance(key, InstanceKey)}
     replacements = []
     for service, ones in outdated.items():
         first = min(ones, key=lambda one: (_worth(alive[one.key], situation), one.key))
-        backoff = situation.stops.get(first.key)
-        if service in busy or (backoff is not None and backoff.ready_at > situation.now):
+        if service in busy or _pauses(first.key, situation):
             continue
         if _worth(alive[first.key], situation) and not _others_proven(service, wanted, alive, situation):
             continue
@@ -184,7 +226,7 @@ def _removals(
     own: Iterable[OwnContainer],
     wanted: Mapping[InstanceKey, WantedContainer],
     alive: Mapping[InstanceKey, OwnContainer],
-    taken: set[InstanceKey],
+    taken: Collection[ActionKey],
     situation: Situation,
 ) -> list[Remove]:
     """One container for each instance that has too many, or that nothing wants."""
@@ -196,10 +238,7 @@ def _removals(
             continue
         if one.key in wanted and (one is alive.get(one.key) or one.key not in alive):
             continue
-        backoff = situation.stops.get(one.key)
-        if backoff is not None and backoff.ready_at > situation.now:
-            continue
-        if one.alive and situation.published is None:
+        if _pauses(one.key, situation) or (one.alive and situation.published is None):
             continue
         grace = wanted[one.key].effective.service.update if one.key in wanted else Update()
         reason = _why_remove(one, wanted)
@@ -262,10 +301,8 @@ def _obstacle(wanted: WantedContainer, situation: Situation) -> str:
             continue
         own = own_container(container, address=situation.address)
         if own is None:
-            owner = container.labels.get(LABEL_MACHINE)
-            whose = f"belongs to the machine {owner}" if owner else "was not created by Orbit"
             return (
-                f"a container named {wanted.name} exists and {whose}: it is left alone; "
+                f"a container named {wanted.name} exists and {whose(wanted, container)}: it is left alone; "
                 f"rename or remove it (docker rename {wanted.name} …) and the service starts"
             )
         if own.key != wanted.key:

@@ -40,7 +40,12 @@ async def test_a_container_is_seen_from_creation_to_its_end(
     bindings = {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "23398"}]}
     created = await runtime.create(spec(image, "sleep", "600", PortBindings=bindings))
     assert await only(runtime) == ObservedContainer(
-        id=created, name="subject", image=image, state="created", labels={"a": "b"}
+        id=created,
+        name="subject",
+        image=image,
+        image_id=engine.inspect("subject", "{{.Image}}"),
+        state="created",
+        labels={"a": "b"},
     )
     await runtime.start(created)
     running = await only(runtime)
