@@ -129,6 +129,9 @@ class Board:
         """The session that is registered: each of its services was judged."""
         self.lease_doubt = Wake()
         """Rung by whoever has reason to think that the lease is gone."""
+        self.relisted: Cell[int] = Cell("relisted", 0)
+        """How often a watch had to begin anew: what the store holds may have changed unseen, also what
+        this machine wrote (the store may have been restored from a backup)."""
         self.desired: Cell[Desired | None] = Cell("desired", None)
         """None until a configuration is known: nothing is then started, stopped or changed."""
         self.runs: Cell[tuple[Run, ...] | None] = Cell("runs", None)

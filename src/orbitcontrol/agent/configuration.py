@@ -59,7 +59,13 @@ class ConfigurationLoop:
         self._snapshot = Remembered(files, _SNAPSHOT, Trust, Trust())
         self._trust = self._snapshot.load()
         self._wake = Wake()
-        self._meta = Mirror("meta", store=store, range=Range.single(keys.meta), problems=board.problems)
+        self._meta = Mirror(
+            "meta",
+            store=store,
+            range=Range.single(keys.meta),
+            problems=board.problems,
+            relisted=board.relisted,
+        )
         self._deployments = Mirror(
             "deployments", store=store, range=keys.deployments, problems=board.problems
         )

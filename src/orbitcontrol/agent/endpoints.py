@@ -2,8 +2,8 @@
 
 The loop holds what it believes to be in the store and writes only differences, so an undisturbed
 machine writes nothing. The belief comes from the store itself whenever it may be wrong: with each
-session, after every commit whose outcome is unknown, and at the slow tick, the keys of the lease are
-listed and read.
+session, after every commit whose outcome is unknown, after the store was away, and at the slow tick,
+the keys of the lease are listed and read.
 
 Which run an endpoint stands for is known to this machine alone. It is kept in the state directory,
 so that a daemon that resumes its session can tell an endpoint of a container that still runs from
@@ -44,6 +44,8 @@ _log = Log(__name__)
 T = TypeVar("T")
 
 _RUNS = "endpoints.json"
+_DOUBTS = frozenset({"tick", "relisted"})
+"""Reasons of a wake after which the store may hold something else than was last read or written."""
 
 
 class EndpointsLoop:
@@ -81,13 +83,14 @@ class EndpointsLoop:
         board = self._board
         for cell in (board.session, board.verdicts, board.retiring, board.runs, board.unseen, board.desired):
             cell.subscribe(self._wake)
+        board.relisted.subscribe(self._wake)
         await forever("endpoints", self._step, wake=self._wake, problems=board.problems)
 
     async def _step(self, reasons: frozenset[str]) -> None:
         session = self._board.session.value
         if session is None:
             return
-        if self._session != session.id or "tick" in reasons:
+        if self._session != session.id or reasons & _DOUBTS:
             await self._observe(session)
         runs, desired = self._board.runs.value, self._board.desired.value
         if runs is None or desired is None:

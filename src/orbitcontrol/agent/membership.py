@@ -90,6 +90,8 @@ class Membership:
         board.published.subscribe(wake)
         board.publisher.subscribe(wake)
         board.instances.subscribe(wake)
+        board.relisted.subscribe(wake)
+        board.relisted.subscribe(board.lease_doubt)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_session(), name="session")
             await forever("registration", self._register_when_judged, wake=wake, problems=board.problems)
@@ -181,9 +183,14 @@ class Membership:
                 "stop that daemon, or give this one its own --machine-address"
             )
 
-    async def _register_when_judged(self, _: frozenset[str]) -> None:
-        """Puts ``Registered`` once every service of the machine has been judged in this session."""
+    async def _register_when_judged(self, reasons: frozenset[str]) -> None:
+        """Puts ``Registered`` once every service of the machine has been judged in this session.
+
+        After the store was away it may not stand there any more, and is put again.
+        """
         board = self._board
+        if "relisted" in reasons:
+            board.registered.set("")
         session, desired, runs = board.session.value, board.desired.value, board.runs.value
         if session is None or session.id == board.registered.value or desired is None or runs is None:
             return

@@ -34,14 +34,27 @@ class Mirrored(Struct, frozen=True):
 
 
 class Mirror:
-    """Keeps ``cell`` equal to a range of the store. None until it was listed for the first time."""
+    """Keeps ``cell`` equal to a range of the store. None until it was listed for the first time.
 
-    def __init__(self, name: str, *, store: Store, range: Range, problems: Problems) -> None:
+    ``relisted`` counts the listings that were made because a watch had ended unasked.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: Store,
+        range: Range,
+        problems: Problems,
+        relisted: Cell[int] | None = None,
+    ) -> None:
         self.cell: Cell[Mirrored | None] = Cell(name, None)
         self._name = name
         self._store = store
         self._range = range
         self._problems = problems
+        self._relisted = relisted
+        self._is_broken = False
         self._pause = _FIRST_PAUSE
 
     async def run(self) -> None:
@@ -53,8 +66,10 @@ class Mirror:
             except TimeoutError:
                 continue
             except Compacted:
+                self._is_broken = True
                 _log.info("watch fell behind, listing again", watch=self._name)
             except StoreError as error:
+                self._is_broken = True
                 self._problems.report(f"mirror {self._name}", {"store": str(error)})
                 _log.warning("watch ended, listing again", watch=self._name, reason=error)
                 await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
@@ -67,6 +82,9 @@ class Mirror:
             self._pause = _FIRST_PAUSE
             self._problems.report(f"mirror {self._name}", {})
             self.cell.set(Mirrored(listing.revision, {entry.key: entry for entry in listing.ranges[0]}))
+            if self._is_broken and self._relisted is not None:
+                self._relisted.set(self._relisted.value + 1)
+            self._is_broken = False
             async for changes in stream:
                 self._apply(changes)
 

@@ -57,6 +57,7 @@ class RecordLoop:
         board.proxy_verdict.subscribe(self._wake)
         board.problems.cell.subscribe(self._wake)
         board.orphaned.subscribe(self._wake)
+        board.relisted.subscribe(self._wake)
         try:
             await forever("record", self._step, wake=self._wake, problems=board.problems)
         finally:
@@ -83,7 +84,7 @@ class RecordLoop:
         if self._board.session.value is None:
             return
         try:
-            await self._keep(look="tick" in reasons)
+            await self._keep(look=bool(reasons & {"tick", "relisted"}))
         except StoreError:
             self._board.writes.set(None)
             raise

@@ -12,11 +12,11 @@ from orbitcontrol.errors import OrbitError
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.state import Endpoint
-from orbitcontrol.model.stored import Put
+from orbitcontrol.model.stored import Delete, Put, Range
 from orbitcontrol.ports import StateFiles, Store
 from orbitcontrol.statedir import StateDirectory
 from orbitcontrol.store.sqlite import SqliteStore
-from support.loops import ADDRESS, DOWN, RUN, UP, WEB, desired, ids, running, until
+from support.loops import ADDRESS, DOWN, RUN, UP, WEB, desired, eventually, ids, running, until
 
 KEYS = Keys()
 KEY = KEYS.endpoint("web", f"{ADDRESS}:80")
@@ -81,6 +81,17 @@ async def test_a_withdrawal_after_a_lost_lease_leaves_another_sessions_endpoint(
         found = await store.get(KEY)
         assert found is not None
         assert found.value == theirs
+
+
+async def test_an_endpoint_that_a_restored_store_does_not_have_is_published_again(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = await serving(store)
+    async with running(endpoints(board, store, files)):
+        await until(board.published, bool)
+        await store.commit([], [Delete(Range.single(KEY))])
+        board.relisted.set(1)
+        await eventually(lambda: store.get(KEY), what="the endpoint again")
 
 
 class FullDisk:

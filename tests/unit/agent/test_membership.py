@@ -8,7 +8,7 @@ from orbitcontrol.agent.board import Board
 from orbitcontrol.agent.endpoints import EndpointsLoop
 from orbitcontrol.agent.membership import Membership
 from orbitcontrol.codec.keys import Keys
-from orbitcontrol.codec.values import decode
+from orbitcontrol.codec.values import decode, encode
 from orbitcontrol.errors import StoreUnreachable
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.runs import RunId
@@ -17,7 +17,7 @@ from orbitcontrol.model.stored import Delete, Put, Range
 from orbitcontrol.ports import StateFiles, Store
 from orbitcontrol.statedir import StateDirectory
 from orbitcontrol.store.sqlite import SqliteStore
-from support.loops import ADDRESS, RUN, UP, WEB, Meddled, desired, ids, running, until
+from support.loops import ADDRESS, RUN, UP, WEB, Meddled, desired, eventually, ids, running, until
 
 KEYS = Keys()
 
@@ -160,3 +160,35 @@ async def test_a_record_that_somebody_wrote_by_hand_keeps_no_daemon_out(
     async with running(membership(board, store, files, ttl=1.0)):
         await until(board.session, lambda session: session is not None)
     assert (await alive(store)).session == "session1"
+
+
+async def test_a_restored_store_that_does_not_know_of_the_registration_is_told_again(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = serving()
+    board.desired.set(desired())
+    async with running(membership(board, store, files)):
+        session = await until(board.session, lambda session: session is not None)
+        assert session is not None
+        board.publisher.set(session.id)
+        await until(board.registered, bool)
+        earlier = encode(Alive(session=session.id))
+        await store.commit([], [Put(KEYS.alive(ADDRESS), earlier, session.lease)])
+        board.relisted.set(1)
+
+        async def registered() -> bool:
+            return (await alive(store)).registered
+
+        await eventually(registered, what="registered again")
+
+
+async def test_a_restored_store_without_the_record_begins_another_session(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = Board()
+    async with running(membership(board, store, files)):
+        await until(board.session, lambda session: session is not None)
+        await store.commit([], [Delete(Range.single(KEYS.alive(ADDRESS)))])
+        board.relisted.set(1)
+        await until(board.session, lambda session: session is not None and session.id == "session2")
+    assert (await alive(store)).session == "session2"

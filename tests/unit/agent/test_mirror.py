@@ -1,0 +1,63 @@
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from orbitcontrol.agent.board import Cell, Problems
+from orbitcontrol.agent.mirror import Mirror
+from orbitcontrol.errors import StoreUnreachable
+from orbitcontrol.model.stored import Changes, Put, Range
+from orbitcontrol.ports import Store
+from orbitcontrol.store.sqlite import SqliteStore
+from support.loops import Meddled, running, until
+
+KEY = "/orbit/config/meta"
+
+
+def mirror(store: Store, relisted: Cell[int]) -> Mirror:
+    return Mirror("meta", store=store, range=Range.single(KEY), problems=Problems(), relisted=relisted)
+
+
+async def test_a_broken_watch_is_counted_when_it_has_begun_anew(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "store.db"))
+    relisted: Cell[int] = Cell("relisted", 0)
+    breaks = 2
+
+    @asynccontextmanager
+    async def watch(range: Range, *, after: int) -> AsyncIterator[AsyncIterator[Changes]]:
+        nonlocal breaks
+        async with store.watch(range, after=after) as stream:
+            if breaks:
+                breaks -= 1
+                raise StoreUnreachable("the connection broke")
+            yield stream
+
+    followed = mirror(Meddled(store, watch=watch), relisted)
+    async with running(followed):
+        await until(followed.cell, lambda seen: seen is not None)
+        assert relisted.value == 1
+        revision = await store.commit([], [Put(KEY, b"1")])
+        await until(followed.cell, lambda seen: seen is not None and seen.revision == revision)
+        assert relisted.value == 1
+    await store.close()
+
+
+async def test_a_store_that_was_restored_from_a_backup_is_noticed(tmp_path: Path) -> None:
+    file, backup = tmp_path / "store.db", tmp_path / "backup.db"
+    store = SqliteStore(str(file))
+    await store.commit([], [Put(KEY, b"old")])
+    source, target = sqlite3.connect(file), sqlite3.connect(backup)
+    source.backup(target)
+    target.close()
+    source.close()
+    await store.commit([], [Put(KEY, b"new")])
+    relisted: Cell[int] = Cell("relisted", 0)
+    followed = mirror(store, relisted)
+    async with running(followed):
+        await until(followed.cell, lambda seen: seen is not None and seen.entries[KEY].value == b"new")
+        for name in ("store.db-wal", "store.db-shm"):
+            (tmp_path / name).unlink(missing_ok=True)
+        backup.replace(file)
+        await until(followed.cell, lambda seen: seen is not None and seen.entries[KEY].value == b"old")
+        await until(relisted, bool)
+    await store.close()
