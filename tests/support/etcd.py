@@ -1,15 +1,17 @@
-"""A real etcd for tests: started on free ports, in a directory of its own, ended by its process id."""
+"""A real etcd for tests, one or three: on free ports, in directories of their own, ended by process id."""
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,14 +32,21 @@ def free_ports(count: int) -> list[int]:
 
 
 class EtcdServer:
-    """One etcd member. It keeps its ports and its data when it is stopped and started again."""
+    """One etcd member. It keeps its ports and its data when it is stopped and started again.
 
-    def __init__(self, directory: Path, *, arguments: Sequence[str] = (), scheme: str = "http") -> None:
+    Alone unless ``initial_cluster`` is set before it starts for the first time.
+    """
+
+    def __init__(
+        self, directory: Path, *, name: str = "test", arguments: Sequence[str] = (), scheme: str = "http"
+    ) -> None:
         client, peer = free_ports(2)
+        self.name = name
         self.directory = directory
         self.endpoint = f"127.0.0.1:{client}"
         self.client_url = f"{scheme}://{self.endpoint}"
         self.peer_url = f"http://127.0.0.1:{peer}"
+        self.initial_cluster = f"{name}={self.peer_url}"
         self.arguments = tuple(arguments)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -49,6 +58,22 @@ class EtcdServer:
     @property
     def log(self) -> Path:
         return self.directory / "etcd.log"
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    def watchers(self) -> int:
+        """How many watches the server keeps."""
+        connection = http.client.HTTPConnection(self.endpoint, timeout=5)
+        try:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        finally:
+            connection.close()
+        found = re.search(r"^etcd_debugging_mvcc_watcher_total (\d+)", text, re.MULTILINE)
+        assert found
+        return int(found[1])
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
@@ -65,10 +90,10 @@ class EtcdServer:
             self._process = subprocess.Popen(
                 [
                     program,
-                    *("--name", "test", "--data-dir", str(self.directory / "data")),
+                    *("--name", self.name, "--data-dir", str(self.data)),
                     *("--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url),
                     *("--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url),
-                    *("--initial-cluster", f"test={self.peer_url}", "--logger", "zap"),
+                    *("--initial-cluster", self.initial_cluster, "--logger", "zap"),
                     # A short election time-out allows leases of one second.
                     *("--heartbeat-interval", "50", "--election-timeout", "500"),
                     *self.arguments,
@@ -118,6 +143,23 @@ class EtcdServer:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
+    def wipe(self) -> None:
+        """Ends the server and deletes all it knew; it starts empty."""
+        self.kill()
+        shutil.rmtree(self.data)
+
+    def save(self, snapshot: Path) -> None:
+        """Backs the data up into a file."""
+        self.etcdctl("snapshot", "save", str(snapshot))
+
+    def restore(self, snapshot: Path) -> None:
+        """Ends the server and puts a backup in the place of its data; it starts with that."""
+        self.wipe()
+        self.etcdctl(
+            *("snapshot", "restore", str(snapshot), "--data-dir", str(self.data), "--name", self.name),
+            *("--initial-cluster", self.initial_cluster, "--initial-advertise-peer-urls", self.peer_url),
+        )
+
     def etcdctl(self, *arguments: str) -> str:
         """The output of etcdctl against this server; it fails the test if the command fails."""
         program = shutil.which("etcdctl")
@@ -146,6 +188,50 @@ class EtcdServer:
         self._process = None
 
 
+class EtcdCluster:
+    """Three members. Whatever is done to one of them leaves the others alone."""
+
+    def __init__(self, directory: Path) -> None:
+        # etcd's own time-outs: the elections of three members on a busy machine need them.
+        patient = ("--heartbeat-interval", "100", "--election-timeout", "1000")
+        self.members = tuple(
+            EtcdServer(directory / name, name=name, arguments=patient) for name in ("one", "two", "three")
+        )
+        together = ",".join(member.initial_cluster for member in self.members)
+        for member in self.members:
+            member.initial_cluster = together
+
+    @property
+    def url(self) -> str:
+        return f"etcd://{','.join(member.endpoint for member in self.members)}"
+
+    def start(self) -> None:
+        """Starts all members and waits until they answer."""
+        for member in self.members:
+            member.launch()
+        for member in self.members:
+            member.wait_until_healthy()
+
+    def kill(self) -> None:
+        """Ends all members at once."""
+        for member in self.members:
+            member.kill()
+
+    def restore(self, snapshot: Path) -> None:
+        """Ends all members and puts the same backup in the place of their data."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda member: member.restore(snapshot), self.members))
+
+    def watched(self) -> EtcdServer:
+        """The one member that serves watches."""
+        (serving,) = [member for member in self.members if member.watchers()]
+        return serving
+
+    def others(self, *these: EtcdServer) -> tuple[EtcdServer, ...]:
+        """The members but these."""
+        return tuple(member for member in self.members if member not in these)
+
+
 @pytest.fixture(scope="session")
 def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     """An etcd shared by the tests of a session: leave it running, and start from ``Delete`` of your keys."""
@@ -162,3 +248,12 @@ def own_etcd(tmp_path: Path) -> Iterator[EtcdServer]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def etcd_cluster(tmp_path: Path) -> Iterator[EtcdCluster]:
+    """A cluster of three for one test, which may stop, kill or freeze its members."""
+    cluster = EtcdCluster(tmp_path / "cluster")
+    cluster.start()
+    yield cluster
+    cluster.kill()

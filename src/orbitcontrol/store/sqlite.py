@@ -78,8 +78,10 @@ class SqliteStore:
     async def watch(self, range: Range, *, after: int) -> AsyncIterator[AsyncIterator[Changes]]:
         """See ``Store.watch``."""
         range_bytes(range)
+        # A first operation finds the first file; whoever has a revision to watch from has had one already.
+        file = self._database.file or 1
         async with self._alarm.listen() as rung:
-            yield _Watch(partial(self._changes, range), rung, after=after)
+            yield _Watch(partial(self._changes, range, file), rung, after=after)
 
     async def grant(self, ttl: float) -> int:
         return await self._run(partial(self._database.grant, ttl))
@@ -104,8 +106,8 @@ class SqliteStore:
         self._worker.shutdown(wait=False)
         await asyncio.wait({asyncio.wrap_future(closing)}, timeout=self._call_timeout)
 
-    async def _changes(self, range: Range, after: int) -> Batch:
-        batch = await self._run(partial(self._database.changes, range, after=after))
+    async def _changes(self, range: Range, file: int, after: int) -> Batch:
+        batch = await self._run(partial(self._database.changes, range, file=file, after=after))
         self._alarm.next_expiry = batch.next_expiry
         return batch
 

@@ -40,16 +40,18 @@ from orbitcontrol.model.stored import (
     Reading,
     Unchanged,
 )
-from orbitcontrol.store.sqlite_file import SqliteFile
+from orbitcontrol.store.sqlite_file import READING, WRITING, SqliteFile
 from orbitcontrol.store.transaction import key_bytes, key_text, range_bytes
 
 T = TypeVar("T")
 
 KEPT_REVISIONS = 10_000
-"""How many revisions a watcher may be behind."""
+KEPT_BYTES = 64 * 1024 * 1024
+"""How many revisions, and bytes of keys and values in them, a watcher may be behind."""
 
 _BATCH = 1000
-"""Changes handed to a watcher at once, rounded up to whole revisions."""
+_BATCH_BYTES = 4 * 1024 * 1024
+"""Changes, and bytes of values in them, handed to a watcher at once, rounded up to whole revisions."""
 
 
 class Batch(Struct, frozen=True):
@@ -103,12 +105,22 @@ class SqliteDatabase:
 
         return self._write(apply, deadline)
 
-    def changes(self, range: Range, *, after: int, deadline: float) -> Batch:
-        """The next changes of a range. Raises Compacted when some of them are no longer known."""
+    @property
+    def file(self) -> int:
+        """Counts the files that were found at the path: see ``changes``."""
+        return self._file.openings
+
+    def changes(self, range: Range, *, after: int, file: int, deadline: float) -> Batch:
+        """The next changes of a range in the file that ``after`` is a revision of.
+
+        Raises Compacted when some of them are no longer known, or another file has taken its place.
+        """
         start, end = range_bytes(range)
 
         def select(connection: sqlite3.Connection) -> Batch:
             revision, compacted = _state(connection)
+            if file != self.file:
+                raise Compacted(f"{self._address}: the file was replaced by another, list again")
             if after < compacted:
                 raise Compacted(f"{self._address}: changes up to revision {compacted} are gone: list again")
             if after > revision:
@@ -122,8 +134,8 @@ class SqliteDatabase:
                 (after, start, end),
             )
             with closing(rows):
-                changes = tuple(_whole_revisions(rows))
-            seen = changes[-1].revision if sum(len(each.events) for each in changes) >= _BATCH else revision
+                changes, more = _whole_revisions(rows)
+            seen = changes[-1].revision if more else revision
             (expiry,) = connection.execute("SELECT min(deadline) FROM lease").fetchone()
             return Batch(changes, seen, expiry)
 
@@ -227,14 +239,14 @@ class SqliteDatabase:
     def _look(self, select: Callable[[sqlite3.Connection], T], deadline: float) -> T:
         """Runs ``select`` in a snapshot in which no lease is over its time."""
         while True:
-            with self._file.transaction("BEGIN", deadline) as connection:
+            with self._file.transaction(READING, deadline) as connection:
                 if not self._expired(connection):
                     return select(connection)
             self._write(lambda _: None, deadline)
 
     def _write(self, change: Callable[[sqlite3.Connection], T], deadline: float) -> T:
         """Ends what leases are over, then runs ``change``, in one transaction each: the first must last."""
-        with self._file.transaction("BEGIN IMMEDIATE", deadline) as connection:
+        with self._file.transaction(WRITING, deadline) as connection:
             expired = self._expired(connection)
             if not expired:
                 return change(connection)
@@ -270,21 +282,48 @@ def _delete(connection: sqlite3.Connection, revision: int, where: str, *argument
 
 
 def _advance(connection: sqlite3.Connection, revision: int) -> None:
-    """Makes a revision the current one, and forgets the changes of the oldest."""
-    compacted = max(revision - KEPT_REVISIONS, 0)
+    """Makes a revision the current one, and forgets the changes of the oldest, but never its own."""
+    _, compacted = _state(connection)
+    (logged,) = connection.execute("SELECT logged FROM state").fetchone()
+    sizes = connection.execute(
+        "SELECT revision, sum(length(key) + coalesce(length(value), 0)) FROM change"
+        " WHERE revision > ? GROUP BY revision ORDER BY revision",
+        (compacted,),
+    )
+    with closing(sizes):
+        logged += _size(connection, revision)
+        for oldest, size in sizes:
+            if oldest == revision or (oldest > revision - KEPT_REVISIONS and logged <= KEPT_BYTES):
+                break
+            compacted, logged = oldest, logged - size
     connection.execute("DELETE FROM change WHERE revision <= ?", (compacted,))
-    connection.execute("UPDATE state SET revision = ?, compacted = max(compacted, ?)", (revision, compacted))
+    connection.execute(
+        "UPDATE state SET revision = ?, compacted = ?, logged = ?", (revision, compacted, logged)
+    )
 
 
-def _whole_revisions(rows: Iterator[tuple[int, bytes, bytes | None, int]]) -> Iterator[Changes]:
-    """Groups change rows by revision until a batch is full."""
-    count = 0
+def _size(connection: sqlite3.Connection, revision: int) -> int:
+    """Bytes of the keys and values that a revision has in the change log."""
+    (size,) = connection.execute(
+        "SELECT sum(length(key) + coalesce(length(value), 0)) FROM change WHERE revision = ?", (revision,)
+    ).fetchone()
+    return int(size)
+
+
+def _whole_revisions(
+    rows: Iterator[tuple[int, bytes, bytes | None, int]],
+) -> tuple[tuple[Changes, ...], bool]:
+    """Groups change rows by revision until a batch is full; True with it if there may be more."""
+    changes: list[Changes] = []
+    count = size = 0
     for revision, group in groupby(rows, key=itemgetter(0)):
         events = tuple(_changed(revision, key, value, lease) for _, key, value, lease in group)
-        yield Changes(revision, events)
+        changes.append(Changes(revision, events))
         count += len(events)
-        if count >= _BATCH:
-            return
+        size += sum(len(event.now.value) for event in events if event.now is not None)
+        if count >= _BATCH or size >= _BATCH_BYTES:
+            return tuple(changes), True
+    return tuple(changes), False
 
 
 def _changed(revision: int, key: bytes, value: bytes | None, lease: int) -> Changed:

@@ -3,11 +3,17 @@
 Several processes share it. It is written ahead into a log, so readers do not wait for a writer, and every
 commit is on the disk before it is acknowledged. The tables:
 
-* ``state``: one row, the revision, and the revision up to which changes were discarded.
+* ``state``: one row, the revision, the revision up to which changes were discarded, and the bytes in
+  ``change``.
 * ``kv``: the keys as they are now.
 * ``change``: what each of the newest revisions did to which key; a NULL value is a deletion.
 * ``lease``: when each lease ends, on the clock that counts since boot and does not stop in suspend.
   After another boot that clock says nothing, and the daemon of before has ended: the lease is over.
+
+A file can be removed or replaced while it is in use; SQLite would go on with the old one, which nobody else
+can see. So device and inode are compared before every transaction, and once more after it. One that was
+replaced is opened anew. One that is gone is not made again by a process that has used it: whoever is about
+to put a backup there would copy it over a database in use.
 """
 
 from __future__ import annotations
@@ -24,11 +30,11 @@ from orbitcontrol.errors import StoreAmbiguous, StoreError, StoreRefused, StoreU
 _APPLICATION_ID = 0x4F524254
 """'ORBT', in SQLite's header: tells our files from other programs'."""
 
-_FORMAT = 1
+_FORMAT = 2
 _SCHEMA = """
 BEGIN IMMEDIATE;
-CREATE TABLE state (revision INTEGER NOT NULL, compacted INTEGER NOT NULL);
-INSERT INTO state VALUES (1, 0);
+CREATE TABLE state (revision INTEGER NOT NULL, compacted INTEGER NOT NULL, logged INTEGER NOT NULL);
+INSERT INTO state VALUES (1, 0, 0);
 CREATE TABLE kv (
     key BLOB PRIMARY KEY, value BLOB NOT NULL, mod_revision INTEGER NOT NULL, lease INTEGER NOT NULL
 ) WITHOUT ROWID;
@@ -39,9 +45,18 @@ CREATE TABLE change (
 ) WITHOUT ROWID;
 CREATE TABLE lease (id INTEGER PRIMARY KEY, ttl REAL NOT NULL, deadline REAL NOT NULL, boot TEXT NOT NULL);
 PRAGMA application_id = 0x4F524254;
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 COMMIT;
 """
+_FROM_FORMAT_1 = """
+BEGIN IMMEDIATE;
+ALTER TABLE state ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
+UPDATE state SET logged = (SELECT coalesce(sum(length(key) + coalesce(length(value), 0)), 0) FROM change);
+PRAGMA user_version = 2;
+COMMIT;
+"""
+_LARGEST_LOG = 16 * 1024 * 1024
+"""Bytes to which SQLite cuts its own log file when it begins anew; a large transaction leaves more."""
 
 
 _IDENTITY = """
@@ -60,6 +75,11 @@ _ADVICE = {
 }
 
 
+READING = "BEGIN"
+WRITING = "BEGIN IMMEDIATE"
+"""How a transaction begins: one that will write takes its turn at once."""
+
+
 class SqliteFile:
     """One connection to the file, opened by the first transaction."""
 
@@ -68,6 +88,8 @@ class SqliteFile:
         self._address = address
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self.openings = 0
+        """How many different files were opened at this path: the revisions of one say nothing of another."""
 
     def close(self) -> None:
         """Closes the connection; the next transaction would open another."""
@@ -86,6 +108,7 @@ class SqliteFile:
             yield connection
             committing = True
             connection.execute("COMMIT")
+            self._require_in_place(begin)
         except sqlite3.Error as error:
             raise self._translated(error, committing=committing) from error
         finally:
@@ -99,14 +122,35 @@ class SqliteFile:
             raise StoreUnreachable(f"{self._address}: no answer in time: other processes keep the store busy")
         return int(left * 1000) + 1
 
+    def _require_in_place(self, begin: str) -> None:
+        """Raises when the file was removed or replaced in the transaction that has just ended."""
+        if self._file == file_identity(self._path):
+            return
+        happened = f"{self._address}: the file was removed or replaced in the middle of a transaction"
+        if begin == READING:
+            raise StoreUnreachable(happened)
+        raise StoreAmbiguous(f"{happened}: what it wrote may be lost")
+
     def _open(self, deadline: float) -> sqlite3.Connection:
-        """The connection; a new one if the file was removed or replaced since the last operation."""
-        if self._connection is not None and self._file == file_identity(self._path):
+        """The connection; a new one if the file was replaced since the last operation."""
+        identity = file_identity(self._path)
+        if self._connection is not None and self._file == identity:
             return self._connection
+        if self._file is None:
+            self._create()
+        elif identity is None:
+            raise StoreUnreachable(
+                f"{self._address}: the file was removed while it was in use: "
+                "put it back, or begin a new one with `orbitctl import`"
+            )
         self.close()
-        self._create()
         try:
-            connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            connection = sqlite3.connect(
+                f"{Path(self._path).absolute().as_uri()}?mode=rw",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+            )
         except sqlite3.Error as error:
             raise self._translated(error, committing=False) from error
         try:
@@ -118,7 +162,9 @@ class SqliteFile:
         except StoreError:
             connection.close()
             raise
-        self._connection, self._file = connection, file_identity(self._path)
+        identity = file_identity(self._path)
+        self.openings += identity != self._file
+        self._connection, self._file = connection, identity
         return connection
 
     def _create(self) -> None:
@@ -141,12 +187,15 @@ class SqliteFile:
             raise StoreRefused(f"{self._address}: the file is another program's database")
         if version > _FORMAT:
             raise StoreRefused(f"{self._address}: written by a newer version: install that one")
+        if not version and self._file is not None:
+            raise StoreUnreachable(f"{self._address}: the file was replaced by an empty one")
         self._use_write_ahead_log(connection, deadline)
         # The default of a write-ahead log may lose the newest commits in a power failure.
         connection.execute("PRAGMA synchronous = FULL")
-        if not version:
+        connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
+        if version < _FORMAT:
             try:
-                connection.executescript(_SCHEMA)
+                connection.executescript(_FROM_FORMAT_1 if version else _SCHEMA)
             except sqlite3.OperationalError:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")

@@ -18,11 +18,12 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from orbitcontrol.errors import Compacted, LeaseLost, StoreRefused, StoreUnreachable
-from orbitcontrol.model.stored import Changes, Put, Range
+from orbitcontrol.errors import Compacted, LeaseLost, StoreAmbiguous, StoreRefused, StoreUnreachable
+from orbitcontrol.model.stored import Absent, Changes, Delete, Put, Range
 from orbitcontrol.store import sqlite_database
 from orbitcontrol.store.sqlite import SqliteStore
 from orbitcontrol.store.sqlite_database import SqliteDatabase
@@ -213,6 +214,42 @@ async def test_the_change_log_is_bounded_and_a_watcher_behind_it_is_told(
         assert [(await soon(changes)).revision for _ in range(50)] == list(range(last - 49, last + 1))
 
 
+async def test_the_change_log_is_bounded_in_bytes_too(
+    store: SqliteStore, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_database, "KEPT_BYTES", 100_000)
+    start = (await store.read()).revision
+    revisions = [await store.commit([], [Put("/web/a", bytes(9_994))]) for _ in range(30)]
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT count(*), sum(length(value)) FROM change").fetchone() == (10, 99_940)
+    with pytest.raises(Compacted):
+        async with store.watch(WEB, after=start) as changes:
+            await soon(changes)
+    async with store.watch(WEB, after=revisions[-11]) as changes:
+        assert [(await soon(changes)).revision for _ in range(10)] == revisions[-10:]
+        huge = await store.commit([], [Put("/web/a", bytes(1_000_000))])
+        assert (await soon(changes)).revision == huge
+    small = await store.commit([], [Delete(WEB)])
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT revision FROM change").fetchall() == [(small,)]
+        assert file.execute("SELECT logged FROM state").fetchone() == (len("/web/a"),)
+
+
+async def test_a_file_of_the_first_format_is_brought_up_to_date(path: str) -> None:
+    store = SqliteStore(path)
+    revision = await store.commit([], [Put("/web/a", b"1234")])
+    await store.close()
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("ALTER TABLE state DROP COLUMN logged")
+        file.execute("PRAGMA user_version = 1")
+        file.commit()
+    store = SqliteStore(path)
+    assert (await store.read()).revision == revision
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT logged FROM state").fetchone() == (len("/web/a1234"),)
+    await store.close()
+
+
 async def test_a_watch_of_a_quiet_range_does_not_fall_behind(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,7 +409,21 @@ async def test_a_full_disk_is_refused_and_loses_nothing(store: SqliteStore) -> N
     await store.commit([], [Put("/web/b", bytes(1_000_000))])
 
 
-async def test_a_file_that_is_removed_is_made_anew_and_watchers_list_again(
+# --- what may happen to the file -----------------------------------------------------------------
+
+
+def remove(path: str) -> None:
+    """Removes the store's files."""
+    for each in Path(path).parent.iterdir():
+        each.unlink()
+
+
+def sizes(path: str) -> dict[str, int]:
+    """The store's files and how large they are."""
+    return {each.name: each.stat().st_size for each in Path(path).parent.iterdir()}
+
+
+async def test_a_file_that_is_removed_is_missed_and_not_made_again_by_who_used_it(
     store: SqliteStore, path: str
 ) -> None:
     for _ in range(5):
@@ -380,12 +431,99 @@ async def test_a_file_that_is_removed_is_made_anew_and_watchers_list_again(
     async with store.watch(WEB, after=start) as changes:
         waiting = asyncio.create_task(soon(changes))
         await asyncio.sleep(0.1)
-        for each in Path(path).parent.iterdir():
-            each.unlink()
-        with pytest.raises(Compacted, match="restored or replaced"):
+        remove(path)
+        with pytest.raises(StoreUnreachable, match=r"removed.*put it back"):
             await waiting
-    assert await store.get("/web/a") is None
-    other = SqliteStore(path)
-    revision = await store.commit([], [Put("/web/a", b"")])
-    assert (await other.read()).revision == revision
-    await other.close()
+    for attempt in (store.get("/web/a"), store.commit([], [Put("/web/a", b"")]), store.grant(5)):
+        with pytest.raises(StoreUnreachable, match="removed"):
+            await attempt
+    assert sizes(path) == {}
+
+
+async def test_a_new_file_in_the_place_of_a_removed_one_is_used_by_all(store: SqliteStore, path: str) -> None:
+    for _ in range(5):
+        await store.commit([], [Put("/web/a", b"")])
+    remove(path)
+    newcomer = SqliteStore(path)
+    revision = await newcomer.commit([], [Put("/web/b", b"")])
+    reading = await store.read(WEB)
+    assert (reading.revision, [each.key for each in reading.ranges[0]]) == (revision, ["/web/b"])
+    await newcomer.close()
+
+
+async def test_an_empty_file_in_the_place_of_the_store_is_left_to_who_put_it_there(
+    store: SqliteStore, path: str
+) -> None:
+    await store.commit([], [Put("/web/a", b"")])
+    remove(path)
+    shutil.copy("/dev/null", path)
+    with pytest.raises(StoreUnreachable, match="empty"):
+        await store.commit([], [Put("/web/a", b"")])
+    assert sizes(path) == {"store.db": 0}
+
+
+async def test_a_commit_into_a_file_that_is_removed_in_it_is_not_called_done(path: str) -> None:
+    database = SqliteDatabase(path, address=path)
+    deadline = time.monotonic() + 30
+    database.commit([], [Put("/web/a", b"1")], deadline=deadline)
+    check = database._check
+
+    def remove_the_file(*arguments: object) -> None:
+        Path(path).unlink()
+        check(*arguments)  # type: ignore[arg-type]
+
+    absent = Absent(Range.single("/web/b"))
+    with (
+        mock.patch.object(database, "_check", remove_the_file),
+        pytest.raises(StoreAmbiguous, match="may be lost"),
+    ):
+        database.commit([absent], [Put("/web/b", b"")], deadline=deadline)
+    database.close()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of one megabyte; only root can mount one."""
+    path = Path(tempfile.mkdtemp())
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=True)
+    yield path
+    subprocess.run(["umount", path], check=True)
+    path.rmdir()
+
+
+def remount(path: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", str(path)], check=True)
+
+
+async def test_a_disk_that_is_full_refuses_writes_alone_until_there_is_room(small_disk: Path) -> None:
+    store = SqliteStore(str(small_disk / "store.db"))
+    lease = await store.grant(60)
+    revision = await store.commit([], [Put("/web/a", b"1", lease)])
+    async with store.watch(WEB, after=revision) as changes:
+        filler = small_disk / "filler"
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(2_000_000))
+        with pytest.raises(StoreRefused, match=r"full.*make room"):
+            await store.commit([], [Put("/web/a", bytes(100_000))])
+        found = await store.get("/web/a")
+        assert found is not None
+        assert (found.value, found.mod_revision) == (b"1", revision)
+        filler.unlink()
+        assert await store.keep_alive(lease) > 0
+        assert await store.commit([], [Put("/web/a", b"2")]) == revision + 1
+        assert (await soon(changes)).revision == revision + 1
+    await store.close()
+
+
+async def test_a_read_only_file_system_is_refused_and_used_again_when_it_is_not(small_disk: Path) -> None:
+    path = str(small_disk / "store.db")
+    store = SqliteStore(path)
+    revision = await store.commit([], [Put("/web/a", b"1")])
+    await store.close()
+    remount(small_disk, "ro")
+    store = SqliteStore(path)
+    with pytest.raises(StoreRefused, match="writable"):
+        await store.commit([], [Put("/web/a", b"2")])
+    remount(small_disk, "rw")
+    assert await store.commit([], [Put("/web/a", b"2")]) == revision + 1
+    await store.close()
