@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode, encode
@@ -88,10 +88,13 @@ async def _attempt(store: Store, keys: Keys, change: Change) -> bool:
     operations = _operations(keys, change, present)
     if not operations:
         return False
-    key = _key(keys, change)
     compares: list[Compare] = [Unchanged(item.key, item.mod_revision) for item in (*configured, *present)]
-    if all(item.key != key for item in present):
-        compares.append(Absent(Range.single(key)))
+    known = {item.key for item in present}
+    compares += [
+        Absent(Range.single(operation.key))
+        for operation in operations
+        if isinstance(operation, Put) and operation.key not in known
+    ]
     await store.commit(compares, operations)
     return True
 
@@ -117,21 +120,39 @@ def _operations(keys: Keys, change: Change, present: tuple[KeyValue, ...]) -> li
     deployments = {item.key: decode(item.value, Deployment, key=item.key) for item in present}
     existing = deployments.pop(key, None)
     if change.machine is not None and change.revision is None:
-        return [] if existing is None else [Delete(Range.single(key))]
+        return [] if existing is None else _taken_back(keys, change, deployments, existing)
     others = {} if change.machine is not None else deployments
     if existing is None and change.revision is None and not others:
         return []
     if existing is not None and existing.revision == change.revision and not others:
         return []
-    serials = [deployment.serial for deployment in (*deployments.values(), existing) if deployment]
-    value = Deployment(
+    takes_back = [Delete(keys.machine_revisions(change.service))] if others else []
+    return [Put(key, encode(_deployment(change, (*deployments.values(), existing)))), *takes_back]
+
+
+def _taken_back(
+    keys: Keys, change: Change, others: Mapping[str, Deployment], existing: Deployment
+) -> list[Operation]:
+    """Ends a machine's own revision. The service's stays, with a serial above the one that goes.
+
+    Otherwise the machine would see an older serial than it runs, and take the store for a lost one.
+    """
+    service_wide = keys.revision(change.service)
+    newest = _deployment(change, (*others.values(), existing))
+    before = others.get(service_wide)
+    after = newest if before is None else structs.replace(before, serial=newest.serial)
+    return [Put(service_wide, encode(after)), Delete(Range.single(_key(keys, change)))]
+
+
+def _deployment(change: Change, before: Iterable[Deployment | None]) -> Deployment:
+    """The change as a deployment, with a serial above all of ``before``."""
+    serials = [deployment.serial for deployment in before if deployment is not None]
+    return Deployment(
         revision=change.revision,
         serial=max(serials, default=0) + 1,
         deployment_time=change.time,
         user=change.user,
     )
-    takes_back = [Delete(keys.machine_revisions(change.service))] if others else []
-    return [Put(key, encode(value)), *takes_back]
 
 
 async def follow(
