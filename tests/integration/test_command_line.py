@@ -327,12 +327,20 @@ def test_a_closed_pipe_and_an_interrupt_end_quietly(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
+def test_a_daemon_whose_port_is_taken_says_so(tmp_path: Path, silent_port: int) -> None:
+    listen = ["--machine-address", "127.0.0.1", "--listen", f"127.0.0.1:{silent_port}"]
+    ran = orbitctl("daemon", "--state-dir", str(tmp_path), *listen)
+    assert ran.returncode == 2
+    assert f"127.0.0.1:{silent_port} cannot be used: another program listens there" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "--machine-address is missing"),
         (["--machine-address", "10.0.0.5", "--machine-tags", "a b"], "'a b' is not a tag's name"),
         (["--machine-address", "10.0.0.5", "--listen", "nonsense"], "HOST:PORT"),
+        (["--machine-address", "203.0.113.9"], "this machine does not have the address"),
         (["--machine-address", "10.0.0.5", "--port-range", "5-1"], "range of ports"),
         (["--machine-address", "10.0.0.5", "--lease-ttl", "soon"], "--lease-ttl"),
         (["--machine-address", "10.0.0.5", "--lease-ttl", "1s"], "between 2s and 1h"),

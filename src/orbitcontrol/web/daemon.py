@@ -7,6 +7,7 @@ connections from loopback only, on the same port.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +20,13 @@ from orbitcontrol.errors import UsageError
 from orbitcontrol.log import Log
 
 _log = Log(__name__)
+
+
+_REASONS = {
+    errno.EADDRINUSE: "another program listens there, or another daemon; end it, or give another --listen",
+    errno.EADDRNOTAVAIL: "this machine does not have the address; mend --machine-address, or give --listen",
+    errno.EACCES: "only root may listen on this port",
+}
 
 
 class CheckAnswer(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -70,7 +78,8 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
     try:
         await web.TCPSite(runner, host, port, reuse_address=True).start()
     except OSError as error:
-        raise UsageError(f"--listen: {host}:{port} cannot be used: {error.strerror or error}") from error
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
+        raise UsageError(f"--listen: {host}:{port} cannot be used: {reason}") from error
 
 
 def _json(body: bytes) -> web.Response:
