@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+
 import click
 import msgspec
 
@@ -12,6 +15,7 @@ from orbitcontrol.errors import UsageError
 from orbitcontrol.model.state import Problem
 from orbitcontrol.ops import cluster as ops
 from orbitcontrol.ops.cluster import MachineView, ServiceView
+from orbitcontrol.ports import Store
 
 FIELDS = ("ip", "port", "endpoint", "revision", "zone", "machine", "state", "service", "instance")
 
@@ -56,6 +60,8 @@ _PROBLEM_COLUMNS = (
     Column("WHERE", lambda problem: problem.subject),
     Column("PROBLEM", lambda problem: problem.reason.replace("\n", " ")),
 )
+
+_WATCH_PAUSE = 1.0
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -110,13 +116,29 @@ def machines(context: CommandContext, output: str) -> None:
 
 
 @click.command(cls=OrbitCommand)
+@click.option("--watch", is_flag=True, help="go on, and show it anew when something changes, until Ctrl-C")
 @output_option
 @click.pass_obj
-def status(context: CommandContext, output: str) -> None:
+def status(context: CommandContext, /, *, watch: bool, output: str) -> None:
     """Show the whole cluster on one screen: machines, services, and what is wrong and why."""
-    cluster = context.with_store(lambda store: ops.read_cluster(store, context.keys))
+
+    async def work(store: Store) -> None:
+        shown: Status | None = None
+        while True:
+            record = _status_of(await ops.read_cluster(store, context.keys))
+            if record != shown:
+                shown = record
+                _show_status(record, output=output, clear=watch and sys.stdout.isatty())
+            if not watch:
+                return
+            await asyncio.sleep(_WATCH_PAUSE)
+
+    context.with_store(work)
+
+
+def _status_of(cluster: ops.Cluster) -> Status:
     meta = cluster.meta
-    record = Status(
+    return Status(
         store=cluster.store,
         generation=meta.generation if meta else 0,
         imported_at=meta.imported_at if meta else "",
@@ -126,10 +148,17 @@ def status(context: CommandContext, output: str) -> None:
         services=ops.service_views(cluster),
         problems=ops.problems(cluster),
     )
+
+
+def _show_status(record: Status, *, output: str, clear: bool) -> None:
+    """Prints the record; on a terminal that is watched, in place of the one before."""
+    if clear:
+        click.clear()
     if output in {"json", "yaml"}:
         emit_value(record, output=output)
-        return
-    _print_status(record, wide=output == "wide")
+    else:
+        _print_status(record, wide=output == "wide")
+    sys.stdout.flush()
 
 
 def _print_status(record: Status, *, wide: bool) -> None:
