@@ -20,6 +20,9 @@ stays in force, so that nothing that runs is replaced, removed or rolled back.
 Within a trusted store a single revision can still be older than the one that runs, because
 ``deployments/`` is not covered by the generation. Serials only grow, so one below the known one
 means that it was lost: that service keeps what it has.
+
+And keys can be lost: only an import unbinds a service, or takes a template away, and each import raises
+the generation. What is gone at a generation that had it is damage, and stays as it was known.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ from orbitcontrol.model.configuration import Desired, EffectiveService
 from orbitcontrol.model.state import ConfigMeta, Problem
 
 RECOVER = "run orbitctl recover"
+_DAMAGE = (
+    "what the last import bound here is missing in the store, and stays as it was known: run orbitctl import"
+)
 
 
 class Trust(Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -54,7 +60,7 @@ def continue_with(trust: Trust, meta: ConfigMeta, fresh: Desired) -> Continuatio
     went_back = trust.went_back or (meta.epoch == base.epoch and meta.generation < base.generation)
     confirmed = meta.continues.get(base.epoch, -1) >= base.generation
     if confirmed or (meta.epoch == base.epoch and not went_back):
-        desired = _without_lost_revisions(base, fresh)
+        desired = _without_damage(base, _without_lost_revisions(base, fresh))
         return Continuation(desired, Trust(base=_bare(desired)))
     reason = _reason(base, meta)
     return Continuation(_held(base, fresh, reason), Trust(base=base, went_back=went_back))
@@ -112,6 +118,30 @@ def _without_lost_revisions(base: Desired, fresh: Desired) -> Desired:
         for name, known in sorted(lost.items())
     ]
     return structs.replace(fresh, services={**fresh.services, **lost}, problems=(*fresh.problems, *problems))
+
+
+def _without_damage(base: Desired, fresh: Desired) -> Desired:
+    """The new configuration, with what the very same import had and the store has not any more."""
+    if (base.epoch, base.generation, base.machine.tags) != (
+        fresh.epoch,
+        fresh.generation,
+        fresh.machine.tags,
+    ):
+        return fresh
+    present = fresh.services.keys() | fresh.held
+    services = {name: one for name, one in base.services.items() if name not in present}
+    held = base.held - present
+    template = base.proxy if fresh.proxy is None and not fresh.proxy_held else None
+    problems = [Problem(subject=f"service {name}", reason=_DAMAGE) for name in sorted({*services, *held})]
+    if template is not None:
+        problems.append(Problem(subject="template", reason=_DAMAGE))
+    return structs.replace(
+        fresh,
+        services={**fresh.services, **services},
+        held=fresh.held | held,
+        proxy=fresh.proxy or template,
+        problems=(*fresh.problems, *problems),
+    )
 
 
 def _bare(desired: Desired) -> Desired:

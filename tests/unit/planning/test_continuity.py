@@ -110,3 +110,33 @@ def test_holding_again_changes_nothing() -> None:
     again = go(once.trust, meta("new", 1), service("web", "1", serial=0), service("cache"))
     assert again == once
     assert structs.replace(again.desired, problems=()) == structs.replace(once.desired, problems=())
+
+
+def test_what_is_missing_without_an_import_stays_and_is_told() -> None:
+    fresh = structs.replace(desired(service("web", "R3", serial=8)), proxy=None)
+    after = continue_with(TRUST, meta("old", 5), fresh)
+    assert after.desired.services["db"] == KNOWN.services["db"]
+    assert after.desired.services["web"].revision == "R3"
+    assert after.desired.proxy == KNOWN.proxy
+    told = {problem.subject: problem.reason for problem in after.desired.problems}
+    assert set(told) == {"service db", "template"}
+    assert all("run orbitctl import" in reason for reason in told.values())
+
+    again = continue_with(after.trust, meta("old", 5), fresh)
+    assert again == after
+    imported = continue_with(after.trust, meta("old", 6), structs.replace(fresh, generation=6))
+    assert set(imported.desired.services) == {"web"}
+    assert imported.desired.proxy is None
+
+
+def test_a_service_that_was_held_stays_held_while_its_binding_is_missing() -> None:
+    trust = Trust(base=structs.replace(KNOWN, held=frozenset({"cache"})))
+    after = go(trust, meta("old", 5), *KNOWN.services.values())
+    assert after.desired.held == {"cache"}
+
+
+def test_a_machine_that_was_given_other_tags_misses_nothing_of_its_old_ones() -> None:
+    fresh = structs.replace(desired(), machine=MachineIdentity(address="10.0.0.5", tags=("other",)))
+    after = continue_with(TRUST, meta("old", 5), fresh)
+    assert after.desired.services == {}
+    assert after.desired.problems == ()
