@@ -190,7 +190,7 @@ class TestKilled:
             decided = (await meta_of(store)).state == "applying"
             planned = await plan(store, KEYS, NEW if decided else OLD)
             assert planned.tidies
-            result = await apply(SmallStore(store), KEYS, planned, stamp("next"))  # type: ignore[arg-type]
+            result = await apply(SmallStore(store), KEYS, planned, stamp("next"))
             assert not result.written
             await assert_exactly(store, *((NEW,) if decided else (OLD,)), generation=2 if decided else 1)
 

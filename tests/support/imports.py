@@ -40,8 +40,8 @@ class SmallStore:
         before: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         self._store = store
-        self._lifetime = lifetime
-        self._before = before
+        self.lifetime = lifetime
+        self.before = before
         self.limits = limits
         self.commits = 0
 
@@ -50,9 +50,9 @@ class SmallStore:
 
     async def commit(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> int:
         check_transaction(compares, operations, limits=self.limits, address=self._store.address)
-        if self._before is not None:
-            await self._before(self.commits)
-        if self.commits == self._lifetime:
+        if self.before is not None:
+            await self.before(self.commits)
+        if self.commits == self.lifetime:
             raise Killed
         self.commits += 1
         return await self._store.commit(compares, operations)

@@ -7,7 +7,9 @@ common order: the loop reads everything that concerns the machine at one revisio
 Knowing less never replaces knowing more (invariant I1). Without ``config/meta``, or with one that
 cannot be read, the configuration in force stays, and the machine says why; a daemon that has none in
 force yet takes the one that it trusted last from its state directory. A configuration that does not
-go on where that one ended is followed as far as ``planning.continuity`` allows.
+go on where that one ended is followed as far as ``planning.continuity`` allows. While an import is
+being applied, which can last if its importer died, the configuration read before it stays in force,
+and new revisions go on being followed.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.agent.mirror import Mirror
 from orbitcontrol.agent.remembered import Remembered
-from orbitcontrol.codec.configuration import parse_entries
+from orbitcontrol.codec.configuration import ParsedConfiguration, parse_entries
 from orbitcontrol.codec.deployments import parse_deployments
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode
@@ -39,6 +41,17 @@ _log = Log(__name__)
 _SNAPSHOT = "snapshot.json"
 _PATIENCE = 2.0
 NO_CONFIGURATION = "the store has no configuration: run orbitctl import"
+APPLYING = (
+    "an import is being applied, the configuration in force stays until it is complete; "
+    "if it was interrupted, `orbitctl import` finishes it"
+)
+
+
+class _Complete(Struct, frozen=True):
+    """The configuration as it was read when no import was being applied."""
+
+    meta: ConfigMeta
+    parsed: ParsedConfiguration
 
 
 class ConfigurationLoop:
@@ -56,6 +69,7 @@ class ConfigurationLoop:
         self._keys = keys
         self._machine = machine
         self._revisions = Revisions()
+        self._complete: _Complete | None = None
         self._snapshot = Remembered(files, _SNAPSHOT, Trust, Trust())
         self._trust = self._snapshot.load()
         self._wake = Wake()
@@ -121,19 +135,20 @@ class ConfigurationLoop:
             meta = decode(metas[0].value, ConfigMeta, key=self._keys.meta)
         except UndecodableValue as error:
             return str(error)
-        if meta.state == "applying":
-            return None  # an import is being copied into place; its end wakes this loop again
-        entries = {
-            "/".join(self._keys.below(item.key)[1:]): item.value
-            for items in (properties, services, *of_tags)
-            for item in items
-        }
-        parsed = parse_entries(entries)
-        revisions = self._of_machine(deployments)
+        if meta.state == "complete":
+            items = (item for found in (properties, services, *of_tags) for item in found)
+            entries = {"/".join(self._keys.below(item.key)[1:]): item.value for item in items}
+            self._complete = _Complete(meta, parse_entries(entries))
+        elif self._complete is None or self._complete.meta.epoch != meta.epoch:
+            return APPLYING  # what is in place is neither the old nor the new configuration
+        self._put_in_force(self._complete, self._of_machine(deployments))
+        return APPLYING if meta.state == "applying" else None
+
+    def _put_in_force(self, complete: _Complete, revisions: Revisions) -> None:
+        meta, parsed = complete.meta, complete.parsed
         zone = self._machine.zone or zone_of(parsed.configuration, self._machine.address)
         self._revisions = revisions
         self._adopt(meta, desired_of(structs.replace(self._machine, zone=zone), meta, parsed, revisions))
-        return None
 
     def _adopt(self, meta: ConfigMeta, fresh: Desired) -> None:
         """Puts what was read in force, as far as the store is trusted, and remembers what is trusted."""

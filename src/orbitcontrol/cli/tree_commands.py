@@ -26,14 +26,17 @@ from orbitcontrol.errors import OrbitError, TreeError
 from orbitcontrol.model.findings import Finding
 from orbitcontrol.ops import importing, scaffold
 from orbitcontrol.ops import schema as schemas
-from orbitcontrol.ops.exporting import export as export_tree
-from orbitcontrol.ops.importing import PlannedImport, Stamp
+from orbitcontrol.ops.exporting import write_tree
+from orbitcontrol.ops.importing import ImportResult, PlannedImport, Stamp
 from orbitcontrol.ops.source import source_of
+from orbitcontrol.ops.stored_configuration import StoredConfiguration, read_configuration
 from orbitcontrol.ops.validating import check_templates
-from orbitcontrol.ops.verifying import verify as verify_tree
+from orbitcontrol.ops.verifying import compare
 from orbitcontrol.planning.impact import Impact, MachineImpact
 from orbitcontrol.planning.imports import ImportPlan
+from orbitcontrol.ports import Store
 from orbitcontrol.tree.load import LoadedTree, load
+from orbitcontrol.tree.write import require_empty
 
 DIFFERENT = 1
 
@@ -118,7 +121,9 @@ def plan(context: CommandContext, directory: Path, *, allow_unknown: bool, outpu
     """
     with _failing_with_2():
         tree = _sound(load(directory, allow_unknown=allow_unknown), directory)
-        planned = _planned(context, tree)
+        planned = context.with_store(
+            lambda store: importing.plan(store, context.keys, tree.entries), may_create=True
+        )
     if output in {"json", "yaml"}:
         emit_value(_shown(planned), output=output)
     else:
@@ -144,30 +149,33 @@ def import_(
 
     The plan is shown first. When it removes something and a person is at the terminal, they are
     asked; --yes answers. Only what differs is written, and what is gone from the tree is removed.
+    An earlier import that was interrupted is finished first if it was decided, else dropped.
     """
     tree = load(directory, allow_unknown=allow_unknown)
     tree = _sound(_judged(tree, binary=haproxy_binary, ask_haproxy=not no_haproxy_check), directory)
-    planned = _planned(context, tree)
-    _print_plan(planned)
-    if not planned.is_needed:
+
+    async def session(store: Store) -> int:
+        planned = await importing.plan(store, context.keys, tree.entries)
+        _print_plan(planned)
+        if not planned.is_needed and not planned.tidies:
+            return 0
+        if planned.plan.removes and context.interactive and not context.yes:
+            question = f"This removes {_count(len(planned.plan.removes), 'entry', 'entries')}. Import?"
+            if not click.confirm(question, err=True):
+                click.echo("Nothing was written.", err=True)
+                return 1
+        stamp = Stamp(
+            now=utc_now(),
+            user=context.user,
+            epoch=secrets.token_hex(16),
+            import_id=secrets.token_hex(8),
+            source=source_of(directory, tree.entries),
+        )
+        result = await importing.apply(store, context.keys, planned, stamp)
+        _print_result(planned, result)
         return 0
-    if planned.plan.removes and context.interactive and not context.yes:
-        question = f"This removes {_count(len(planned.plan.removes), 'entry', 'entries')}. Import?"
-        if not click.confirm(question, err=True):
-            click.echo("Nothing was written.", err=True)
-            return 1
-    stamp = Stamp(
-        now=utc_now(),
-        user=context.user,
-        epoch=secrets.token_hex(16),
-        import_id=secrets.token_hex(8),
-        source=source_of(directory, tree.entries),
-    )
-    result = context.with_store(
-        lambda store: importing.apply(store, context.keys, planned, stamp), may_create=True
-    )
-    click.echo(f"Imported as generation {result.meta.generation}.", err=True)
-    return 0
+
+    return context.with_store(session, may_create=True)
 
 
 @click.command(cls=OrbitCommand)
@@ -175,7 +183,10 @@ def import_(
 @click.pass_obj
 def export(context: CommandContext, directory: Path) -> None:
     """Write the store's configuration as a tree into DIR, which must be new or empty."""
-    count = context.with_store(lambda store: export_tree(store, context.keys, directory))
+    require_empty(directory)
+    stored, address = context.with_store(partial(_read, context))
+    _print_applying(stored)
+    count = write_tree(stored, directory, address=address)
     click.echo(f"{directory}: {_count(count, 'file', 'files')} written", err=True)
 
 
@@ -191,7 +202,9 @@ def verify(context: CommandContext, directory: Path, *, allow_unknown: bool, out
     """
     with _failing_with_2():
         tree = _sound(load(directory, allow_unknown=allow_unknown), directory)
-        differences = context.with_store(lambda store: verify_tree(store, context.keys, tree.entries))
+        stored, _ = context.with_store(partial(_read, context))
+        _print_applying(stored)
+        differences = compare(stored, tree.entries)
     if output in {"json", "yaml"}:
         emit_value(list(differences), output=output)
     else:
@@ -202,11 +215,9 @@ def verify(context: CommandContext, directory: Path, *, allow_unknown: bool, out
     return DIFFERENT if differences else 0
 
 
-def _planned(context: CommandContext, tree: LoadedTree) -> PlannedImport:
-    """The import of the tree into the store, which may be a new one."""
-    return context.with_store(
-        lambda store: importing.plan(store, context.keys, tree.entries), may_create=True
-    )
+async def _read(context: CommandContext, store: Store) -> tuple[StoredConfiguration, str]:
+    """The configuration, and the store's address for messages."""
+    return await read_configuration(store, context.keys), store.address
 
 
 @contextmanager
@@ -219,6 +230,8 @@ def _failing_with_2() -> Iterator[None]:
 
 def _judged(tree: LoadedTree, *, binary: str, ask_haproxy: bool = True) -> LoadedTree:
     """The tree with what its templates turned out to be."""
+    if all(tag.template is None for tag in tree.configuration.tags.values()):
+        return tree
     from orbitcontrol.haproxy.validate import check_template  # noqa: PLC0415 -- only who judges pays for it
 
     return asyncio.run(check_templates(tree, partial(check_template, binary=binary, ask_haproxy=ask_haproxy)))
@@ -244,7 +257,29 @@ def _summary(tree: LoadedTree) -> str:
     return f"{problems}, {_count(len(tree.warnings), 'warning', 'warnings')}"
 
 
+def _print_result(planned: PlannedImport, result: ImportResult) -> None:
+    before = planned.stored.meta
+    if planned.stored.redo is not None and before is not None:
+        click.echo(f"Finished generation {before.generation} of {before.imported_by}.", err=True)
+    if planned.stored.dead_logs:
+        click.echo("Dropped what an interrupted import had left; it was never in force.", err=True)
+    if result.written:
+        click.echo(f"Imported as generation {result.meta.generation}.", err=True)
+
+
+def _print_applying(stored: StoredConfiguration) -> None:
+    """Says so when the store is read in the middle of an import: what is shown is its end."""
+    if stored.redo is not None and stored.meta is not None:
+        click.echo(
+            f"Generation {stored.meta.generation}, imported by {stored.meta.imported_by} at "
+            f"{stored.meta.imported_at}, is still being applied, and taken here as if it were complete. "
+            "If it was interrupted, `orbitctl import` finishes it.",
+            err=True,
+        )
+
+
 def _print_plan(planned: PlannedImport) -> None:
+    _print_applying(planned.stored)
     for line in planned.plan.lines():
         click.echo(line)
     click.echo(_plan_summary(planned), err=True)
