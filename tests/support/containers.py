@@ -89,7 +89,13 @@ class Machine:
         if self._runtime is not None:
             await self._runtime.close()
 
-    def want(self, *services: EffectiveService, held: frozenset[str] = frozenset()) -> None:
+    def want(
+        self,
+        *services: EffectiveService,
+        held: frozenset[str] = frozenset(),
+        authoritative: frozenset[str] = frozenset(),
+        holding: str = "",
+    ) -> None:
         self.board.desired.set(
             Desired(
                 epoch="e",
@@ -97,6 +103,8 @@ class Machine:
                 machine=MachineIdentity(address=ADDRESS),
                 services={one.name: one for one in services},
                 held=held,
+                authoritative_names=authoritative,
+                holding=holding,
             )
         )
 
@@ -111,6 +119,10 @@ class Machine:
 
         cell.set = set_and_record  # type: ignore[method-assign]
         return values
+
+    def recheck(self) -> None:
+        """Asks ``judge`` anew."""
+        self._wake.ring("test")
 
     async def settle(self) -> None:
         """Returns after two more whole steps of the loop: it then has begun all that it is going to do."""
@@ -169,6 +181,16 @@ class Machine:
                 serving = {run.id for run in runs if verdicts[run.id].up}
                 self.board.published.set(frozenset(serving - self.board.retiring.value))
             await self._wake.wait()
+
+
+async def eventually(holds: Callable[[], bool], what: str) -> None:
+    """Returns once it holds; ``holds`` may block, and is asked in a thread."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not await asyncio.to_thread(holds):  # noqa: ASYNC110 -- the world rings no bell
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"not within {PATIENCE:g} s: {what}") from None
 
 
 async def page(run: Run) -> str:

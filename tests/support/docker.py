@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import io
+import json
 import os
 import shutil
 import signal
@@ -36,7 +37,6 @@ class Engine:
 
     def __init__(self, host: str) -> None:
         self.host = host
-        self._images: set[str] = set()
 
     def docker(self, *arguments: str, stdin: bytes | None = None) -> str:
         """Runs ``docker …`` against the engine; its output. Raises CalledProcessError."""
@@ -49,14 +49,12 @@ class Engine:
 
     def image(self, reference: str, *, says: str = "") -> str:
         """An image of the static busybox under ``reference``; ``/www/index.html`` is ``says``."""
-        if reference not in self._images:
+        if not self.docker("images", "--quiet", reference):
             self.docker("import", "-", reference, stdin=_root_filesystem(says or reference))
-            self._images.add(reference)
         return reference
 
     def remove_image(self, reference: str) -> None:
         self.docker("rmi", "--force", reference)
-        self._images.discard(reference)
 
     def names(self) -> set[str]:
         """The names of all containers."""
@@ -151,31 +149,90 @@ def engine(dockerd: Engine) -> Iterator[Engine]:
         dockerd.docker("rm", "--force", "--volumes", *left)
 
 
+@pytest.fixture
+def own_engine(engine: Engine) -> OwnEngine:
+    """The engine, if it is the tests' own: one of somebody else's is not to be frozen or restarted."""
+    if not isinstance(engine, OwnEngine):
+        pytest.skip("needs an engine of its own: unset ORBIT_TEST_DOCKER_HOST")
+    return engine
+
+
 @contextmanager
-def engine_of_its_own(directory: Path) -> Iterator[Engine]:
+def engine_of_its_own(directory: Path) -> Iterator[OwnEngine]:
     """An engine that waits for others of this kind to end before it starts."""
     directory.mkdir(exist_ok=True)
     with _locked(LOCK), _bridge(), started_engine(directory) as engine:
         yield engine
 
 
-@contextmanager
-def started_engine(directory: Path) -> Iterator[Engine]:
-    """A dockerd with all its state below ``directory``, on the tests' bridge; ended by its pid."""
-    host = f"unix://{directory / 'docker.sock'}"
-    command = ["dockerd", "-H", host, "-p", str(directory / "pid"), "--bridge", _BRIDGE]
-    command += ["--data-root", str(directory / "data"), "--exec-root", str(directory / "exec")]
-    with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        engine = Engine(host)
+class OwnEngine(Engine):
+    """An engine whose program the tests may freeze, end and start again; its state is in ``directory``."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(f"unix://{directory / 'docker.sock'}")
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._configure(live_restore=False)
+
+    def start(self) -> None:
+        """Starts it on the tests' bridge, and returns when it answers."""
+        paths = {"-p": "pid", "--data-root": "data", "--exec-root": "exec", "--config-file": "daemon.json"}
+        options = [word for option, name in paths.items() for word in (option, str(self._directory / name))]
+        with (self._directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["dockerd", "-H", self.host, "--bridge", _BRIDGE, *options], stdout=log, stderr=log
+            )
+        _wait_until_it_answers(self, self._process, self._directory / "log")
+
+    def end(self) -> None:
+        """Ends it as its service manager would; with live restore the containers go on."""
+        self.signal(signal.SIGTERM)
+        self._running.wait(timeout=30)
+
+    def signal(self, number: signal.Signals) -> None:
+        self._running.send_signal(number)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It hangs; its containers go on."""
+        self.signal(signal.SIGSTOP)
         try:
-            _wait_until_it_answers(engine, process, directory / "log")
-            yield engine
-            if ids := engine.docker("ps", "--all", "--quiet").split():
-                engine.docker("rm", "--force", "--volumes", *ids)
+            yield
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=30)
-            _unmount_below(directory)
+            self.signal(signal.SIGCONT)
+
+    @contextmanager
+    def live_restore(self) -> Iterator[None]:
+        """Containers survive its end."""
+        self._configure(live_restore=True)
+        self.signal(signal.SIGHUP)
+        try:
+            yield
+        finally:
+            self._configure(live_restore=False)
+            self.signal(signal.SIGHUP)
+
+    @property
+    def _running(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def _configure(self, *, live_restore: bool) -> None:
+        (self._directory / "daemon.json").write_text(json.dumps({"live-restore": live_restore}))
+
+
+@contextmanager
+def started_engine(directory: Path) -> Iterator[OwnEngine]:
+    """A dockerd with all its state below ``directory``, on the tests' bridge; ended by its pid."""
+    engine = OwnEngine(directory)
+    try:
+        engine.start()
+        yield engine
+        if ids := engine.docker("ps", "--all", "--quiet").split():
+            engine.docker("rm", "--force", "--volumes", *ids)
+    finally:
+        engine.end()
+        _unmount_below(directory)
 
 
 def _wait_until_it_answers(engine: Engine, process: subprocess.Popen[bytes], log: Path) -> None:

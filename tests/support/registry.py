@@ -27,15 +27,40 @@ class Registry:
 
     def __init__(self, directory: Path, port: int) -> None:
         self.host = f"127.0.0.1:{port}"
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
         self.docker_config = directory / "docker"
         self.docker_config.mkdir()
         self.log_in()
 
-    def log_in(self) -> None:
+    def start(self) -> None:
+        """Starts it, and returns when it answers."""
+        directory = self._directory
+        (directory / "htpasswd").write_text(_HTPASSWD)
+        settings = {
+            "version": 0.1,
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(directory / "images")}},
+            "auth": {"htpasswd": {"realm": "tests", "path": str(directory / "htpasswd")}},
+            "http": {"addr": self.host, "secret": "of the tests"},
+        }
+        (directory / "registry.yml").write_text(json.dumps(settings))  # JSON is YAML
+        command = ["docker-registry", "serve", str(directory / "registry.yml")]
+        with (directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        _wait_for_port(int(self.host.rpartition(":")[2]), directory / "log")
+
+    def end(self) -> None:
+        """Ends it; its images stay for the next start."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=30)
+            self._process = None
+
+    def log_in(self, *, password: str = PASSWORD) -> None:
         """Leaves in ``docker_config`` what ``docker login`` would."""
-        self.configure(
-            {"auths": {self.host: {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}}}
-        )
+        auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
+        self.configure({"auths": {self.host: {"auth": auth}}})
 
     def configure(self, config: dict[str, object]) -> None:
         (self.docker_config / "config.json").write_text(json.dumps(config))
@@ -48,22 +73,11 @@ def started_registry(directory: Path) -> Iterator[Registry]:
         pytest.fail("docker-registry is missing: install the distribution's package of that name")
     [port] = free_ports(1)
     registry = Registry(directory, port)
-    (directory / "htpasswd").write_text(_HTPASSWD)
-    settings = {
-        "version": 0.1,
-        "log": {"level": "warn", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(directory / "images")}},
-        "auth": {"htpasswd": {"realm": "tests", "path": str(directory / "htpasswd")}},
-        "http": {"addr": registry.host, "secret": "of the tests"},
-    }
-    (directory / "registry.yml").write_text(json.dumps(settings))  # JSON is YAML
-    command = ["docker-registry", "serve", str(directory / "registry.yml")]
-    with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            _wait_for_port(port, directory / "log")
-            yield registry
-        finally:
-            process.terminate()
+    registry.start()
+    try:
+        yield registry
+    finally:
+        registry.end()
 
 
 def _wait_for_port(port: int, log: Path) -> None:

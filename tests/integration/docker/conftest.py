@@ -22,6 +22,16 @@ async def machine(engine: Engine, tmp_path: Path) -> AsyncIterator[Machine]:
     await machine.stop()
 
 
+@pytest.fixture
+def image(engine: Engine) -> str:
+    return engine.image("orbit-test/web:1")
+
+
+@pytest.fixture
+def image2(engine: Engine) -> str:
+    return engine.image("orbit-test/web:2")
+
+
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with started_registry(tmp_path_factory.mktemp("registry")) as registry:

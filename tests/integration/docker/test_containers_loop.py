@@ -20,16 +20,6 @@ pytestmark = pytest.mark.integration
 PORT = 23399
 
 
-@pytest.fixture
-def image(engine: Engine) -> str:
-    return engine.image("orbit-test/web:1")
-
-
-@pytest.fixture
-def image2(engine: Engine) -> str:
-    return engine.image("orbit-test/web:2")
-
-
 def started_at(engine: Engine, container: str) -> str:
     return engine.inspect(container, "{{.Id}} {{.State.StartedAt}}")
 

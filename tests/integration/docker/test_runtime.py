@@ -18,11 +18,6 @@ from support.registry import PASSWORD, USER, Registry
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def image(engine: Engine) -> str:
-    return engine.image("orbit-test/web:1")
-
-
 def spec(image: str, *command: str, **host_config: Any) -> ContainerSpec:
     body = {"Image": image, "Cmd": list(command), "Labels": {"a": "b"}, "HostConfig": host_config}
     body["ExposedPorts"] = {key: {} for key in host_config.get("PortBindings", {})}
