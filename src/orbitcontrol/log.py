@@ -58,9 +58,8 @@ class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created).astimezone()
         head = f"{moment:%H:%M:%S}.{record.msecs:03.0f} {record.levelname.lower():<7} {_short(record.name)}: "
-        line = head + " ".join(
-            [record.getMessage(), *(f"{k}={_quoted(v)}" for k, v in _fields(record).items())]
-        )
+        fields = (f"{name}={_quoted(value)}" for name, value in _fields(record).items() if value != "")
+        line = head + " ".join([record.getMessage(), *fields])
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

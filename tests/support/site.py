@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
@@ -101,9 +102,11 @@ class Site:
 
     def started_at(self) -> dict[str, str]:
         """Each container's name and when it was started."""
-        return {
-            name: self.engine.inspect(name, "{{.Id}} {{.State.StartedAt}}") for name in self.engine.names()
-        }
+        found = {}
+        for name in self.engine.names():
+            with contextlib.suppress(AssertionError):  # it was removed since it was listed
+                found[name] = self.engine.inspect(name, "{{.Id}} {{.State.StartedAt}}")
+        return found
 
     def workers(self) -> str:
         return (self.haproxy / "haproxy.pid").read_text() + self.processes()

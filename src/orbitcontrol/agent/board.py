@@ -19,10 +19,13 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired
 from orbitcontrol.model.runs import Run, RunId, Verdict
 from orbitcontrol.model.state import InstanceReport, Problem, ProxyVerdict
 from orbitcontrol.planning.orphans import Writes
+
+_log = Log(__name__)
 
 T = TypeVar("T")
 
@@ -97,7 +100,10 @@ class Cell(Generic[T]):
 
 
 class Problems:
-    """What is wrong on this machine, by who noticed it and what it is about."""
+    """What is wrong on this machine, by who noticed it and what it is about.
+
+    Each problem is logged once, and its end once, however many noticed it and however often.
+    """
 
     def __init__(self) -> None:
         self.cell: Cell[tuple[Problem, ...]] = Cell("problems", ())
@@ -109,7 +115,17 @@ class Problems:
         merged = {
             (subject, reason) for reported in self._by_owner.values() for subject, reason in reported.items()
         }
-        self.cell.set(tuple(Problem(subject=subject, reason=reason) for subject, reason in sorted(merged)))
+        found = tuple(Problem(subject=subject, reason=reason) for subject, reason in sorted(merged))
+        self._log_changes(found)
+        self.cell.set(found)
+
+    def _log_changes(self, found: tuple[Problem, ...]) -> None:
+        before = self.cell.value
+        for problem in found:
+            if problem not in before:
+                _log.warning("problem", subject=problem.subject, reason=problem.reason)
+        for subject in {one.subject for one in before} - {one.subject for one in found}:
+            _log.info("problem ended", subject=subject)
 
 
 class Session(Struct, frozen=True, kw_only=True):

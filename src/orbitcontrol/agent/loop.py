@@ -64,7 +64,6 @@ async def _attempt(
     try:
         await step(reasons)
     except OrbitError as error:
-        _log.warning("step failed, trying again", loop=name, reason=error)
         return str(error)
     except Exception as error:  # noqa: BLE001 -- a fault in one loop must not end the others
         _log.error("step failed unexpectedly, trying again", exc_info=True, loop=name)

@@ -105,14 +105,22 @@ class Membership:
                 if (lasts := await self._renewed_or_new(doubted=doubted)) is not None:
                     pause = min(lasts, self._ttl) / 3
                 doubted = False
-                self._board.problems.report("session", {})
+                self._board.problems.report("session", self._waiting())
             except AddressTaken:
                 raise
             except OrbitError as error:
                 subject = "store" if isinstance(error, StoreError) else "state directory"
                 self._board.problems.report("session", {subject: str(error)})
-                _log.warning("no session, or its lease not renewed", reason=error)
             doubted |= await self._board.lease_doubt.wait(pause) != {"tick"}
+
+    def _waiting(self) -> dict[str, str]:
+        """The problem of a machine whose address somebody else still keeps; none when it has a session."""
+        if self._board.session.value is not None or self._foreign is None:
+            return {}
+        return {
+            "session": f"session {self._foreign[0]} of another daemon keeps the address {self._address}: "
+            "waiting for it to end; stop that daemon, or give this one its own --machine-address"
+        }
 
     async def _renewed_or_new(self, *, doubted: bool) -> float | None:
         """One round; how many seconds the lease lasts from now, None while there is no session.
@@ -176,7 +184,6 @@ class Membership:
         now = time.monotonic()
         if self._foreign is None or self._foreign[0] != holder:
             self._foreign = (holder, now + self._ttl + _SLACK)
-            _log.info("waiting for another session to end", address=self._address, holder=holder)
         elif now > self._foreign[1]:
             raise AddressTaken(
                 f"{self._key}: session {holder} of another daemon keeps the address {self._address}; "

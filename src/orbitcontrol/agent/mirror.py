@@ -71,7 +71,7 @@ class Mirror:
             except StoreError as error:
                 self._is_broken = True
                 self._problems.report(f"mirror {self._name}", {"store": str(error)})
-                _log.warning("watch ended, listing again", watch=self._name, reason=error)
+                _log.debug("watch ended, listing again", watch=self._name, reason=error)
                 await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 

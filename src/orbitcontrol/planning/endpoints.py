@@ -158,7 +158,10 @@ def _fault(address: Address, run: RunId | None, sight: Sight) -> str | None:
         return None if address.service in sight.unseen else "its run is not known"
     if run in sight.retiring:
         return "about to be stopped"
-    if any(other.id == run for other in sight.runs):
+    present = next((other for other in sight.runs if other.id == run), None)
+    if present is not None and address_of(present) != address:
+        return "its address changed"
+    if present is not None:
         verdict = sight.verdicts.get(run)
         return None if verdict is None else f"checks failed: {verdict.reason}"
     if address.service in sight.unseen and run not in sight.seen:

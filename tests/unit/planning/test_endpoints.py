@@ -188,3 +188,13 @@ def test_a_machine_is_registered_once_each_service_is_published_failed_or_ended(
     assert judged([run], {run.id: DOWN})
     report = InstanceReport(service="web", instance=1, state="failed")
     assert judged([], {}, instances=(report,))
+
+
+def test_a_run_that_answers_elsewhere_now_moves_its_endpoint() -> None:
+    run = web(container="")
+    done = published_by(plan([run], {run.id: UP}))
+    moved = structs.replace(run, port=3600)
+    withdrawal, publication = plan([moved], {run.id: UP}, published=done)
+    assert withdrawal == Withdraw(Address("web", "10.0.0.5:3500"), "its address changed")
+    assert isinstance(publication, Publish)
+    assert publication.address == Address("web", "10.0.0.5:3600")
