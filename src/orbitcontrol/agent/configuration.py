@@ -71,7 +71,7 @@ class ConfigurationLoop:
         self._revisions = Revisions()
         self._complete: _Complete | None = None
         self._snapshot = Remembered(files, _SNAPSHOT, Trust, Trust())
-        self._trust = self._snapshot.load()
+        self._trust = self._saved = self._snapshot.load()
         self._wake = Wake()
         self._meta = Mirror(
             "meta",
@@ -163,9 +163,10 @@ class ConfigurationLoop:
                 holding=desired.holding or "nothing",
             )
         self._board.desired.set(desired)
-        if continuation.trust != self._trust:
-            self._trust = continuation.trust
-            self._snapshot.save(continuation.trust)
+        self._trust = continuation.trust
+        if self._trust != self._saved:
+            self._snapshot.save(self._trust)
+            self._saved = self._trust
 
     async def _without_store(self) -> None:
         """Falls back when the store has not answered for a while after the start."""
