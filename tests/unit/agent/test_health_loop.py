@@ -268,3 +268,42 @@ async def test_runs_that_are_found_together_are_not_asked_together(health: Healt
         await health.oracle.until(health.oracle.asked, name, 2)
     seconds = sorted(asked[name][1] for name in names)
     assert seconds[-1] - seconds[0] > 0.1
+
+
+async def test_a_run_that_a_resumed_session_has_published_is_up_before_it_was_asked(health: Health) -> None:
+    web = run_of("web")
+    health.says(never)
+    published_before(health, web)
+    await health.verdict(web, UP)
+
+
+async def test_a_run_that_comes_back_after_its_withdrawal_needs_new_proof(health: Health) -> None:
+    web = run_of("web")
+    health.says(never)
+    published_before(health, web)
+    await health.verdict(web, UP)
+    health.runs()
+    health.board.published.set(frozenset())
+    await health.verdict(web, None)
+    health.runs(web)
+    await health.verdict(web, Verdict(up=False, judged=False))
+
+
+async def test_a_run_that_was_withdrawn_before_it_was_first_seen_needs_proof(health: Health) -> None:
+    web = run_of("web")
+    health.says(never)
+    published_before(health, web)
+    health.board.published.set(frozenset())
+    await health.verdict(web, Verdict(up=False, judged=False))
+
+
+async def never(_: Run) -> ProbeResult:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+def published_before(health: Health, run: Run) -> None:
+    """As a daemon finds it that resumes its session."""
+    health.board.published.set(frozenset({run.id}))
+    health.board.proven.set(frozenset({run.id}))
+    health.runs(run)
