@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orbitcontrol.agent.board import Board, Cell, T, Wake
 from orbitcontrol.agent.containers import ContainersLoop
 from orbitcontrol.docker.runtime import DockerRuntime
@@ -168,6 +170,14 @@ class Machine:
             cell, lambda found: any(one.subject == subject for one in found), f"problem {subject}"
         )
         return next(one.reason for one in problems if one.subject == subject)
+
+    async def until_logged(self, caplog: pytest.LogCaptureFixture, message: str, *, count: int) -> None:
+        """Returns once the message was logged so often."""
+
+        def times() -> int:
+            return sum(record.getMessage() == message for record in caplog.records)
+
+        await eventually(lambda: times() >= count, f"{message!r} logged {count} times")
 
     async def _neighbours(self) -> None:
         self._wake = Wake()

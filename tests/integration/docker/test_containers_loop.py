@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,39 @@ async def test_a_crash_loop_is_restarted_at_once_and_then_with_growing_pauses(
     assert gaps[1] >= 1.0
     assert gaps[2] >= 2.0
     assert "exit code 1" in await machine.problem("service task")
+
+
+async def test_a_crash_loop_is_reported_with_exit_code_and_the_end_of_the_log_and_delays_nobody(
+    machine: Machine, image: str
+) -> None:
+    script = r"printf 'starting\n\033[31mno database\033[0m\n'; exit 3"
+    machine.want(process("task", image, ["sh", "-c", script]), web("web", image, endpoint_port=PORT))
+    reason = "its container ended with exit code 3; its log ends: starting | no database"
+    await machine.until(
+        machine.board.instances,
+        lambda reports: any((one.state, one.reason) == ("backoff", reason) for one in reports),
+        reason,
+    )
+    await machine.until(
+        machine.board.problems.cell,
+        lambda found: any((one.subject, one.reason) == ("service task", reason) for one in found),
+        reason,
+    )
+    [run] = [run for run in await machine.runs(1) if run.id.service == "web"]
+    assert await page(run) == "orbit-test/web:1"
+
+
+async def test_of_a_crashed_containers_log_only_a_little_is_told(machine: Machine, image: str) -> None:
+    script = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo -n 0123456789; done; echo; echo end; exit 1"
+    machine.want(process("task", image, ["sh", "-c", script]))
+    await machine.until(
+        machine.board.instances,
+        lambda reports: any("its log ends" in one.reason for one in reports),
+        "the log is told",
+    )
+    [report] = machine.board.instances.value
+    assert report.reason.endswith("89 | end")
+    assert len(report.reason) < 2100
 
 
 async def test_a_daemon_that_comes_back_adopts_what_runs(
@@ -243,6 +277,50 @@ async def test_fewer_instances_remove_the_last_ones_and_keep_the_first(
     assert engine.names() == {"web-1"}
 
 
+async def test_more_instances_leave_those_that_run_alone(
+    machine: Machine, engine: Engine, image: str
+) -> None:
+    machine.want(web("web", image, instances=2))
+    before = {run.id for run in await machine.runs(2)}
+    containers = {name: started_at(engine, name) for name in engine.names()}
+    machine.want(web("web", image, instances=4))
+    after = await machine.runs(4)
+    assert before <= {run.id for run in after}
+    assert containers.items() <= {name: started_at(engine, name) for name in engine.names()}.items()
+    assert len({run.port for run in after}) == 4
+
+
+@pytest.mark.parametrize("state", ["created", "exited", "withdrawn"])
+async def test_a_replacement_that_a_daemons_end_interrupted_is_finished_by_the_next_one(
+    machine: Machine, engine: Engine, image: str, image2: str, state: str
+) -> None:
+    machine.want(web("web", image, endpoint_port=PORT))
+    await machine.runs(1)
+    machine.want(web("web", image2, endpoint_port=PORT))
+    await machine.until(machine.board.published, lambda published: not published, "withdrawn")
+    await machine.stop()
+    if state != "withdrawn":
+        engine.docker("rm", "--force", "web")
+        machine.want(web("web", image if state == "exited" else image2, endpoint_port=PORT))
+        await machine.start()
+        await machine.runs(1)
+        await machine.stop()
+        if state == "exited":
+            engine.docker("kill", "web")
+        else:
+            _never_started(engine, "web")
+    machine.want(web("web", image2, endpoint_port=PORT))
+    await machine.start()
+    await machine.until(
+        machine.board.runs, lambda runs: [run.revision for run in runs or ()] == ["2"], "replaced"
+    )
+    [run] = await machine.runs(1)
+    assert await page(run) == "orbit-test/web:2"
+    assert engine.names() == {"web"}
+    await machine.settle()
+    assert machine.board.runs.value == (run,)
+
+
 async def test_containers_of_a_held_service_stay_as_they_are(
     machine: Machine, engine: Engine, image: str
 ) -> None:
@@ -362,6 +440,15 @@ async def _starts(engine: Engine, *, count: int) -> list[float]:
     finally:
         events.kill()
         await events.communicate()
+
+
+def _never_started(engine: Engine, name: str) -> None:
+    """Puts a container that was made alike, and was not started yet, in the place of this one."""
+    labels = json.loads(engine.inspect(name, "{{json .Config.Labels}}"))
+    image = engine.inspect(name, "{{.Config.Image}}")
+    engine.docker("rm", "--force", name)
+    options = [word for key, value in labels.items() for word in ("--label", f"{key}={value}")]
+    engine.docker("create", "--name", name, *options, image, "true")
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from orbitcontrol.errors import DockerError, DockerUnreachable, PortTaken, Usage
 from orbitcontrol.model.containers import ContainerEvent, ContainerSpec, ObservedContainer
 from support.containers import PATIENCE
 from support.docker import Engine, way_to
-from support.registry import PASSWORD, USER, Registry
 
 pytestmark = pytest.mark.integration
 
@@ -173,56 +172,46 @@ async def test_an_engine_that_falls_silent_is_unreachable(
             writer.close()
 
 
-async def test_images_are_pulled_with_the_credentials_of_docker_login(
-    runtime: DockerRuntime, engine: Engine, registry: Registry, monkeypatch: pytest.MonkeyPatch
+async def test_the_end_of_a_log_is_read_and_not_all_of_it(
+    runtime: DockerRuntime, engine: Engine, image: str
 ) -> None:
-    image = _pushed(engine, registry)
-    assert not await runtime.has_image(image)
-    monkeypatch.setenv("DOCKER_CONFIG", "/nonexistent")
-    with pytest.raises(DockerError, match="no basic auth credentials"):
-        await runtime.pull(image)
-    monkeypatch.setenv("DOCKER_CONFIG", str(registry.docker_config))
-    await runtime.pull(image)
+    script = "i=0; while [ $i -lt 50 ]; do i=$((i+1)); echo line $i; done; echo the end >&2"
+    engine.docker("run", "--name", "subject", image, "sh", "-c", script)
+    container = engine.inspect("subject", "{{.Id}}")
+    assert (await runtime.log_tail(container, lines=2, size=100)).splitlines() == ["line 50", "the end"]
+    assert await runtime.log_tail(container, lines=20, size=7) == "he end\n"
+
+
+async def test_the_log_of_a_terminal_is_read_too(runtime: DockerRuntime, engine: Engine, image: str) -> None:
+    engine.docker("run", "--tty", "--name", "subject", image, "sh", "-c", "echo one; echo two")
+    container = engine.inspect("subject", "{{.Id}}")
+    assert (await runtime.log_tail(container, lines=1, size=100)).split() == ["two"]
+
+
+async def test_a_log_that_cannot_be_read_is_an_error(
+    runtime: DockerRuntime, engine: Engine, image: str
+) -> None:
+    engine.docker("run", "--log-driver", "none", "--name", "subject", image, "true")
+    with pytest.raises(DockerError, match="could not read the log"):
+        await runtime.log_tail(engine.inspect("subject", "{{.Id}}"), lines=1, size=100)
+
+
+async def test_images_are_seen_by_name_with_their_times_and_removed_unless_in_use(
+    runtime: DockerRuntime, engine: Engine, image: str
+) -> None:
+    before = time.time()
+    new = engine.image("orbit-test/seen:1")
+    [seen] = await runtime.images({"docker.io/orbit-test/seen"})
+    assert (seen.id, seen.tags) == (engine.docker("images", "--no-trunc", "--quiet", new), (new,))
+    assert before - 1 < seen.created <= seen.tagged <= time.time()
+    engine.docker("create", "--name", "subject", new, "true")
+    with pytest.raises(DockerError, match=f"could not remove the image {new}"):
+        await runtime.remove_image(new)
+    engine.docker("rm", "subject")
+    await runtime.remove_image(new)
+    await runtime.remove_image(new)
+    assert not await runtime.images({"docker.io/orbit-test/seen"})
     assert await runtime.has_image(image)
-    engine.docker("rmi", image)
-
-
-async def test_images_are_pulled_with_what_a_credential_helper_answers(
-    runtime: DockerRuntime,
-    engine: Engine,
-    registry: Registry,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    image = _pushed(engine, registry)
-    helper = tmp_path / "docker-credential-test"
-    helper.write_text(
-        f"#!/bin/sh\nread server\n[ $server = {registry.host} ] || exit 1\n"
-        f'echo \'{{"Username": "{USER}", "Secret": "{PASSWORD}"}}\'\n'
-    )
-    helper.chmod(0o755)
-    (tmp_path / "config.json").write_text(f'{{"credHelpers": {{"{registry.host}": "test"}}}}')
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-    await runtime.pull(image)
-    assert await runtime.has_image(image)
-    engine.docker("rmi", image)
-
-
-async def test_an_image_that_does_not_exist_is_an_error(
-    runtime: DockerRuntime, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(registry.docker_config))
-    with pytest.raises(DockerError, match=f"could not pull {registry.host}/no/such:1: .*(not found|unknown)"):
-        await runtime.pull(f"{registry.host}/no/such:1")
-
-
-def _pushed(engine: Engine, registry: Registry) -> str:
-    """An image that the registry has and the engine has not."""
-    image = engine.image(f"{registry.host}/team/web:1")
-    engine.docker("--config", str(registry.docker_config), "push", image)
-    engine.remove_image(image)
-    return image
 
 
 async def _next(events: AsyncIterator[ContainerEvent], action: str) -> ContainerEvent:
