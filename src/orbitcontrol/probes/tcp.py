@@ -3,36 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import socket
 
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import Check, TcpCheck
+from orbitcontrol.probes.names import Address, Names
+from orbitcontrol.probes.reasons import failed, failed_by_system
 
 
 class TcpProber:
-    """Connects, and closes again without a word."""
+    """Connects, and closes again without a word. A name with several addresses passes on any of them."""
+
+    def __init__(self, names: Names | None = None) -> None:
+        self._names = names or Names()
 
     async def probe(self, check: Check, run: Run) -> ProbeResult:
         """Asks once."""
         assert isinstance(check, TcpCheck)  # noqa: S101 -- the table of probers says so
-        name, _, number = check.host_port.rpartition(":")
-        if not number.isdigit():
-            return ProbeResult(passed=False, detail=f"{check.host_port!r} is not host:port")
+        where = check.host_port
+        name, _, number = where.rpartition(":")
+        if not (name and number.isascii() and number.isdigit() and 0 < int(number) < 65536):
+            return ProbeResult(passed=False, detail=f"{where!r} is not host:port")
         try:
             async with asyncio.timeout(check.connect_timeout):
-                _, writer = await asyncio.open_connection(name.strip("[]"), int(number))
+                addresses = await self._names.addresses(name.removeprefix("[").removesuffix("]"))
+                await _connect_to_any(addresses, int(number), within=check.connect_timeout)
         except TimeoutError:
-            return ProbeResult(passed=False, detail=f"{check.host_port}: no connection in time")
-        except (OSError, OverflowError, UnicodeError) as error:
-            return ProbeResult(passed=False, detail=f"{check.host_port}: {_plain(error)}")
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+            return failed(where, f"no connection within {check.connect_timeout:g} s")
+        except OSError as error:
+            return failed_by_system(where, error)
+        except UnicodeError:
+            return failed(where, "this is not a host name")
         return ProbeResult(passed=True, detail="connected")
 
     async def close(self) -> None:
         """Nothing stays open between questions."""
 
 
-def _plain(error: Exception) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+async def _connect_to_any(addresses: tuple[Address, ...], port: int, *, within: float) -> None:
+    """Tries one address after the other; each has its share of the time. Raises the last one's error."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + within
+    for position, address in enumerate(addresses):
+        share = (end - loop.time()) / (len(addresses) - position)
+        try:
+            async with asyncio.timeout(share):
+                await _connect(address, port)
+        except OSError:  # a time-out is one
+            if position == len(addresses) - 1:
+                raise
+        else:
+            return
+
+
+async def _connect(address: Address, port: int) -> None:
+    with socket.socket(address.family, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connection, address.with_port(port))
+        # With nobody listening, a port of the ephemeral range can be given to this very connection,
+        # and TCP then connects it to itself.
+        if connection.getsockname() == connection.getpeername():
+            raise ConnectionRefusedError(111, "Connection refused")
