@@ -121,23 +121,29 @@ def all_judged(
 ) -> bool:
     """True once each service of the machine is published, has failed its checks, or has ended.
 
-    Until then an endpoint that is missing from the store says nothing about the service.
+    Until then an endpoint that is missing from the store says nothing about the service. A held service
+    that runs is one of them: it goes on although its configuration cannot be read.
     """
-    by_instance = {(run.id.service, run.id.instance): run for run in runs}
+    ran = {(run.id.service, run.id.instance) for run in runs}
     ended = {(report.service, report.instance) for report in instances if report.state in _ENDED}
-    for name, effective in desired.services.items():
-        for instance in range(1, effective.service.instances + 1):
-            run = by_instance.get((name, instance))
-            if run is None:
-                if (name, instance) not in ended:
-                    return False
-                continue
-            verdict = verdicts.get(run.id)
-            if verdict is None or not verdict.judged:
-                return False
-            if verdict.up and run.port and run.id not in published:
-                return False
-    return True
+    wanted = {
+        (name, instance)
+        for name, effective in desired.services.items()
+        for instance in range(1, effective.service.instances + 1)
+    }
+    if wanted - ran - ended:
+        return False
+    return all(
+        _is_judged(run, verdicts.get(run.id), published)
+        for run in runs
+        if run.id.service in desired.held or (run.id.service, run.id.instance) in wanted
+    )
+
+
+def _is_judged(run: Run, verdict: Verdict | None, published: Collection[RunId]) -> bool:
+    if verdict is None or not verdict.judged:
+        return False
+    return not verdict.up or not run.port or run.id in published
 
 
 _ENDED = frozenset({"failed", "backoff", "blocked"})

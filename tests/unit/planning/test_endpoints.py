@@ -198,3 +198,18 @@ def test_a_run_that_answers_elsewhere_now_moves_its_endpoint() -> None:
     assert withdrawal == Withdraw(Address("web", "10.0.0.5:3500"), "its address changed")
     assert isinstance(publication, Publish)
     assert publication.address == Address("web", "10.0.0.5:3600")
+
+
+def test_a_held_service_that_runs_keeps_a_machine_from_being_registered_before_it_is_published() -> None:
+    run = web()
+    held = structs.replace(desired(), held=frozenset({"web"}))
+
+    def held_is_judged(verdict: Verdict, *published: RunId) -> bool:
+        return all_judged(
+            held, runs=[run], verdicts={run.id: verdict}, published=frozenset(published), instances=()
+        )
+
+    assert not held_is_judged(UNDECIDED)
+    assert not held_is_judged(UP)
+    assert held_is_judged(UP, run.id)
+    assert held_is_judged(DOWN)
