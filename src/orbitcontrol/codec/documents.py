@@ -10,9 +10,9 @@ defaults, so that a later version's better default reaches old trees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Struct, inspect
@@ -95,6 +95,42 @@ def aliases_of(cls: type) -> dict[str, str]:
     return {old: new for base in cls.__mro__ for old, new in ALIASES.get(base, {}).items()}
 
 
+class _Shape(Struct, frozen=True, kw_only=True):
+    """What the walk asks of a Struct type, over and over: worked out once.
+
+    ``known`` leads from every spelling in small letters to the canonical name.
+    """
+
+    cls: type
+    fields: dict[str, inspect.Field]
+    known: dict[str, str]
+    spellings: frozenset[str]
+    required: tuple[str, ...]
+    ignored: dict[str, str]
+
+
+@cache
+def _shape_of(cls: type) -> _Shape:
+    info = cast(inspect.StructType, inspect.type_info(cls))
+    fields = {field.encode_name: field for field in info.fields}
+    names = [*fields, info.tag_field] if info.tag_field else list(fields)
+    aliases, ignored = aliases_of(cls), _IGNORED.get(cls, {})
+    known = _by_lower(frozenset((*names, *ignored))) | {old.lower(): new for old, new in aliases.items()}
+    return _Shape(
+        cls=cls,
+        fields=fields,
+        known=known,
+        spellings=frozenset((*names, *aliases)),
+        required=tuple(field.encode_name for field in info.fields if field.required),
+        ignored=ignored,
+    )
+
+
+@cache
+def _by_lower(names: frozenset[str]) -> dict[str, str]:
+    return {name.lower(): name for name in names}
+
+
 class _Walk:
     """One pass over one document; collects findings and returns canonical JSON."""
 
@@ -131,18 +167,16 @@ class _Walk:
         if not isinstance(value, dict):
             self.problem(path, f"expected an object in {{ }}, not {kind_of(value)}")
             return value
-        fields = {field.encode_name: field for field in expected.fields}
-        names = [*fields, expected.tag_field] if expected.tag_field else list(fields)
-        keyed = self._canonical_keys(value, names, expected.cls, path)
-        self._require(keyed, expected, path)
-        ignored = _IGNORED.get(expected.cls, {})
+        shape = _shape_of(expected.cls)
+        keyed = self._canonical_keys(value, shape, path)
+        self._require(keyed, shape, path)
         result: dict[str, Any] = {}
         for name, item in keyed.items():
-            if name in ignored and item not in (None, ""):
-                self.warning(member(path, name), ignored[name])
-            if name in fields:
-                result[name] = self._field(item, fields[name], expected.cls, member(path, name))
-            elif name not in ignored:
+            if name in shape.ignored and item not in (None, ""):
+                self.warning(member(path, name), shape.ignored[name])
+            if name in shape.fields:
+                result[name] = self._field(item, shape.fields[name], shape.cls, member(path, name))
+            elif name not in shape.ignored:
                 result[name] = item
         return result
 
@@ -165,20 +199,12 @@ class _Walk:
         if isinstance(value, int | float) and value > 0 and not isinstance(value, bool):
             self.warning(path, f'a plain number is milliseconds; write "{value}ms" or "{value}s" to be clear')
 
-    def _canonical_keys(
-        self, value: dict[str, Any], names: Iterable[str], cls: type, path: str
-    ) -> dict[str, Any]:
-        aliases = aliases_of(cls)
-        known = {name.lower(): name for name in (*names, *_IGNORED.get(cls, {}))}
-        known |= {old.lower(): new for old, new in aliases.items()}
-        return self._renamed(
-            value, known, path, unknown=lambda key: self._unknown(key, {*names, *aliases}, cls, path)
-        )
+    def _canonical_keys(self, value: dict[str, Any], shape: _Shape, path: str) -> dict[str, Any]:
+        return self._renamed(value, shape.known, path, unknown=lambda key: self._unknown(key, shape, path))
 
     def _engine_keys(self, value: dict[str, Any], known: frozenset[str], path: str) -> dict[str, Any]:
-        by_lower = {name.lower(): name for name in known}
         return self._renamed(
-            value, by_lower, path, unknown=lambda key: self._unknown_to_engine(key, known, path)
+            value, _by_lower(known), path, unknown=lambda key: self._unknown_to_engine(key, known, path)
         )
 
     def _renamed(
@@ -201,12 +227,12 @@ class _Walk:
             result[name] = item
         return result
 
-    def _unknown(self, key: str, known: Iterable[str], cls: type, path: str) -> None:
+    def _unknown(self, key: str, shape: _Shape, path: str) -> None:
         where = member(path, key)
-        if cls is Binding and key.lower() in {f.lower() for f in _encode_names(Service)}:
+        if shape.cls is Binding and key.lower() in {f.lower() for f in _encode_names(Service)}:
             message = "a tag cannot override this field; set it in the service's own file"
         else:
-            near = nearest(key, known)
+            near = nearest(key, shape.spellings)
             message = f"unknown field; did you mean {near}?" if near else "unknown field; remove it"
         (self.warning if self._allow_unknown else self.problem)(where, message)
 
@@ -219,10 +245,10 @@ class _Walk:
         message = f"unknown field of the Docker Engine API; did you mean {near}?"
         (self.warning if self._allow_unknown else self.problem)(where, message)
 
-    def _require(self, value: dict[str, Any], expected: inspect.StructType, path: str) -> None:
-        for field in expected.fields:
-            if field.required and field.encode_name not in value:
-                self.problem(member(path, field.encode_name), "is required, but missing")
+    def _require(self, value: dict[str, Any], shape: _Shape, path: str) -> None:
+        for name in shape.required:
+            if name not in value:
+                self.problem(member(path, name), "is required, but missing")
 
     def _union(self, value: Any, expected: inspect.UnionType, path: str) -> Any:
         members = [each for each in expected.types if not isinstance(each, inspect.NoneType)]

@@ -31,6 +31,7 @@ _NAME = re.compile(NAME_PATTERN)
 _FILES: dict[str, Kind] = {"certs": "certificate", "haproxy_files": "haproxy_file"}
 _FOLDERS: dict[Kind, str] = {kind: folder for folder, kind in _FILES.items()}
 _LONGEST_NAME = 200
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 class EntryKey(Struct, frozen=True, kw_only=True):
@@ -127,7 +128,7 @@ def is_file_name(name: str) -> bool:
 
 def encode_document(plain: Any) -> bytes:
     """A canonical JSON document as an entry's value."""
-    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    return _CANONICAL.encode(plain).encode()
 
 
 def encode_text(content: str) -> bytes:

@@ -45,6 +45,8 @@ def impact_of(
     machines: Mapping[str, tuple[str, ...]],
 ) -> Impact:
     """``machines`` gives the tags of each machine by its address."""
+    if plan.is_empty or not machines:
+        return Impact()
     before, after = (parse_entries(entries).configuration for entries in (current, wanted))
     touched = [
         MachineImpact(address=address, containers=_containers(before, after, tags))

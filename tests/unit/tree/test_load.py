@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -321,14 +322,17 @@ class TestUnreadable:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         root = sound_tree(tmp_path)
-        opened = Path.open
 
-        def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
-            if path.name == "haproxy.tpl":  # root may read everything, so chmod proves nothing here
-                raise PermissionError(13, "Permission denied")
-            return opened(path, *arguments, **options)
+        def refusing(opened: Callable[..., Any]) -> Callable[..., Any]:
+            def refuse(path: Path | str, *arguments: Any, **options: Any) -> Any:
+                if str(path).endswith("haproxy.tpl"):  # root may read all, so chmod proves nothing here
+                    raise PermissionError(13, "Permission denied")
+                return opened(path, *arguments, **options)
 
-        monkeypatch.setattr(Path, "open", refuse)
+            return refuse
+
+        monkeypatch.setattr(Path, "open", refusing(Path.open))
+        monkeypatch.setattr(os, "open", refusing(os.open))
         assert problems(root) == [f"{TAGS}/lb/haproxy.tpl: cannot be read: permission denied"]
 
 
