@@ -227,6 +227,13 @@ class EtcdCluster:
         (serving,) = [member for member in self.members if member.watchers()]
         return serving
 
+    def lead(self, member: EtcdServer) -> None:
+        """Makes a member the leader, if it is not."""
+        status = json.loads(member.etcdctl("endpoint", "status", "--write-out", "json"))[0]["Status"]
+        if status["leader"] != status["header"]["member_id"]:
+            everyone = ",".join(each.client_url for each in self.members)
+            member.etcdctl("move-leader", f"{status['header']['member_id']:x}", f"--endpoints={everyone}")
+
     def others(self, *these: EtcdServer) -> tuple[EtcdServer, ...]:
         """The members but these."""
         return tuple(member for member in self.members if member not in these)

@@ -100,7 +100,7 @@ def _explained(cause: str, *, encrypted: bool) -> str:
     """gRPC's words for why there is no connection, in words that say what to do."""
     if "CERTIFICATE_VERIFY_FAILED" in cause:
         return "its certificate is not signed by the given authority, or is for another name"
-    if encrypted and "TSI_" in cause:
+    if encrypted and ("TSI_" in cause or "Handshake read failed" in cause):
         return cause + " (does the server speak TLS, and does it want a client certificate?)"
     if not encrypted and "Socket closed" in cause:
         return cause + " (does the server want TLS? Then give it a CA certificate)"

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 from orbitcontrol.errors import UsageError
 from orbitcontrol.store import etcd_rpc_pb2 as rpc
 from orbitcontrol.store.etcd_errors import last_cause, translate
+from orbitcontrol.store.etcd_tls import tls_complaint
 from orbitcontrol.store.settings import EtcdSettings
 
 Metadata = tuple[tuple[str, str], ...]
@@ -90,8 +91,12 @@ class Member:
         self.heard()
 
     async def why_not_connected(self, *, within: float) -> str:
-        """gRPC's reason for having no connection to the member."""
-        code, details = await self._ask(within=within)
+        """The reason for having no connection to the member."""
+        (code, details), complaint = await asyncio.gather(
+            self._ask(within=within), tls_complaint(self._endpoint, self._settings, within=within)
+        )
+        if complaint is not None:
+            return complaint
         if code is grpc.StatusCode.DEADLINE_EXCEEDED or not details:
             return f"{self._endpoint}: no answer"
         return last_cause(details)

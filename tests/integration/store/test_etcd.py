@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import re
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -22,9 +20,7 @@ from orbitcontrol.errors import (
 from orbitcontrol.model.stored import Delete, Limits, Put, Range
 from orbitcontrol.ports import Store
 from orbitcontrol.store import etcd_watch
-from orbitcontrol.store.etcd import EtcdStore
 from orbitcontrol.store.open import open_store
-from orbitcontrol.store.settings import EtcdSettings
 from support.etcd import EtcdServer, free_ports
 
 pytestmark = pytest.mark.integration
@@ -39,22 +35,9 @@ async def store(own_etcd: EtcdServer) -> AsyncIterator[Store]:
     await store.close()
 
 
-def watchers(server: EtcdServer) -> int:
-    """How many watches the server keeps."""
-    connection = http.client.HTTPConnection(server.endpoint, timeout=5)
-    try:
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-    finally:
-        connection.close()
-    found = re.search(r"^etcd_debugging_mvcc_watcher_total (\d+)", text, re.MULTILINE)
-    assert found
-    return int(found[1])
-
-
 async def settles_at(expected: int, server: EtcdServer) -> None:
     async with asyncio.timeout(10):
-        while watchers(server) != expected:  # noqa: ASYNC110 -- another process has no event for us
+        while server.watchers() != expected:  # noqa: ASYNC110 -- another process has no event for us
             await asyncio.sleep(0.02)
 
 
@@ -255,7 +238,7 @@ async def test_a_consumer_busy_for_longer_than_the_probes_wait_is_not_cut_off(
 
 async def test_no_watch_is_left_on_the_server(own_etcd: EtcdServer, store: Store) -> None:
     start = (await store.read()).revision
-    before = watchers(own_etcd)
+    before = own_etcd.watchers()
     for _ in range(200):
         async with store.watch(WEB, after=start):
             pass
@@ -324,74 +307,3 @@ async def test_a_server_with_smaller_limits_says_too_large(
     assert store.limits == Limits(operations=128, bytes=1_500_000)
     assert (await store.read(WEB)).ranges == ((),)
     await store.close()
-
-
-# --- users ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def etcd_with_users(own_etcd: EtcdServer) -> EtcdServer:
-    """Root, and a user who may read and write below /web/ only; tokens last a second."""
-    own_etcd.stop()
-    own_etcd.arguments = ("--auth-token-ttl", "1")
-    own_etcd.start()
-    own_etcd.etcdctl("user", "add", "root:secret")
-    own_etcd.etcdctl("role", "add", "web")
-    own_etcd.etcdctl("role", "grant-permission", "--prefix=true", "web", "readwrite", "/web/")
-    own_etcd.etcdctl("user", "add", "web:weak")
-    own_etcd.etcdctl("user", "grant-role", "web", "web")
-    own_etcd.etcdctl("auth", "enable")
-    return own_etcd
-
-
-async def test_a_user_logs_in_and_logs_in_again_when_the_token_has_expired(
-    etcd_with_users: EtcdServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(etcd_watch, "_STAGES", (0.2, 10.0, 10.0))  # probes with the expired token, too
-    store = open_store(f"etcd://{etcd_with_users.endpoint}", user="web", password="weak")
-    start = await store.commit([], [Put("/web/a", b"1")])
-    async with store.watch(WEB, after=start) as changes:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(
-                3
-            ):  # the token's life and the interval in which etcd looks for dead ones
-                await anext(changes)
-        revision = await store.commit([], [Put("/web/a", b"2")])
-        async with asyncio.timeout(5):
-            assert (await anext(changes)).revision == revision
-        lease = await store.grant(5)
-        await asyncio.sleep(3)
-        assert await store.keep_alive(lease) > 0
-    await asyncio.sleep(3)
-    async with store.watch(WEB, after=start) as changes, asyncio.timeout(5):
-        assert (await anext(changes)).revision == revision
-    await store.close()
-
-
-async def test_what_a_user_may_not_do_is_refused(etcd_with_users: EtcdServer) -> None:
-    store = open_store(f"etcd://{etcd_with_users.endpoint}", user="web", password="weak")
-    for attempt in (
-        store.get("/secret"),
-        store.commit([], [Put("/secret", b"")]),
-        store.commit([], [Delete(Range.prefix("/s"))]),
-    ):
-        with pytest.raises(StoreRefused, match="permission"):
-            await attempt
-    with pytest.raises(StoreRefused, match="permission"):
-        async with store.watch(Range.prefix("/secret/"), after=1):
-            pass
-    await store.close()
-
-
-async def test_a_wrong_password_and_a_missing_user_are_refused(etcd_with_users: EtcdServer) -> None:
-    wrong = EtcdStore(EtcdSettings(endpoints=(etcd_with_users.endpoint,), user="web", password="wrong"))
-    with pytest.raises(StoreRefused, match="user ID or password"):
-        await wrong.get("/web/a")
-    await wrong.close()
-    nobody = open_store(f"etcd://{etcd_with_users.endpoint}")
-    with pytest.raises(StoreRefused, match="user"):
-        await nobody.get("/web/a")
-    with pytest.raises(StoreRefused, match="user"):
-        async with nobody.watch(WEB, after=1):
-            pass
-    await nobody.close()
