@@ -33,7 +33,7 @@ from orbitcontrol.model.configuration import Desired, MachineIdentity
 from orbitcontrol.model.state import ConfigMeta, Revisions
 from orbitcontrol.model.stored import KeyValue, Range
 from orbitcontrol.planning.continuity import Trust, continue_with
-from orbitcontrol.planning.desired import desired_of, zone_of
+from orbitcontrol.planning.desired import GLOBAL_PROPERTIES, desired_of, zone_of
 from orbitcontrol.ports import StateFiles, Store
 
 _log = Log(__name__)
@@ -147,6 +147,9 @@ class ConfigurationLoop:
     def _put_in_force(self, complete: _Complete, revisions: Revisions) -> None:
         meta, parsed = complete.meta, complete.parsed
         zone = self._machine.zone or zone_of(parsed.configuration, self._machine.address)
+        known = self._board.desired.value or self._trust.base
+        if GLOBAL_PROPERTIES in parsed.broken and known is not None:
+            zone = known.machine.zone
         self._revisions = revisions
         self._adopt(meta, desired_of(structs.replace(self._machine, zone=zone), meta, parsed, revisions))
 

@@ -26,6 +26,9 @@ from orbitcontrol.model.service import Container, Service
 from orbitcontrol.model.state import ConfigMeta, Problem, Revisions
 from orbitcontrol.planning.overrides import overridden
 
+GLOBAL_PROPERTIES = "globalproperties"
+"""The entry that has the zones. Whoever cannot read it keeps the zone that it had."""
+
 
 def desired_of(
     machine: MachineIdentity, meta: ConfigMeta, parsed: ParsedConfiguration, revisions: Revisions
@@ -43,6 +46,11 @@ def desired_of(
     problems = [
         *(Problem(subject=f"service {name}", reason=reason) for name, reason in held.items()),
         *(Problem(subject="template", reason=reason) for reason in template_trouble),
+        *(
+            Problem(subject="global properties", reason=reason)
+            for entry, reason in parsed.broken.items()
+            if entry == GLOBAL_PROPERTIES
+        ),
     ]
     return Desired(
         epoch=meta.epoch,

@@ -57,3 +57,22 @@ async def test_a_snapshot_that_the_disk_refused_is_saved_when_it_takes_it(
     snapshot = files.load("snapshot.json")
     assert snapshot is not None
     assert b'"generation":7' in snapshot
+
+
+async def test_a_machine_keeps_its_zone_while_the_global_properties_cannot_be_read(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    zones = b'{"AvailabilityZones":{"eu-1a":["10.0.0.0/8"]}}'
+    await store.commit([], [Put(KEYS.global_properties, zones)])
+    await imported(store, 1)
+    board, files = Board(), StateDirectory(tmp_path / "state")
+    machine = MachineIdentity(address=ADDRESS)
+    async with running(ConfigurationLoop(board=board, store=store, keys=KEYS, machine=machine, files=files)):
+        await until(board.desired, lambda desired: desired is not None)
+        await store.commit([], [Put(KEYS.global_properties, zones[:20])])
+        await imported(store, 2)
+        after = await until(board.desired, lambda desired: desired is not None and desired.generation == 2)
+        assert after is not None
+        assert after.machine.zone == "eu-1a"
+        [problem] = await until(board.problems.cell, bool)
+        assert problem.subject == "global properties"
