@@ -116,7 +116,7 @@ async def http_get(port: int) -> str:
 
 
 class WebServer:
-    """Answers every request with its own name."""
+    """Answers every request with its own name; stopped and started again on the same port."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -124,7 +124,8 @@ class WebServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        port = int(self.address.rpartition(":")[2] or 0)
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", port)
         host, port = self._server.sockets[0].getsockname()
         self.address = f"{host}:{port}"
 
@@ -232,11 +233,12 @@ class LoadBalancer:
         assert cell.value.accepted is accepted, cell.value
         return cell.value.error
 
-    async def problem(self, subject: str) -> str:
-        """Waits until something is reported about the subject."""
+    async def problem(self, subject: str, words: str = "") -> str:
+        """Waits until something with these words is reported about the subject."""
 
         def found() -> list[str]:
-            return [each.reason for each in self.board.problems.cell.value if each.subject == subject]
+            reported = self.board.problems.cell.value
+            return [each.reason for each in reported if each.subject == subject and words in each.reason]
 
         assert await self.board.problems.cell.wait_for(lambda _: bool(found()), timeout=20)
         return found()[0]

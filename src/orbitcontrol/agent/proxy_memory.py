@@ -20,11 +20,15 @@ _STATE = "haproxy.json"
 
 
 class ProxyMemory:
-    """``state`` as it was last saved; nothing before ``load``."""
+    """``state`` as it is relied on: nothing before ``load``, then what was saved last.
+
+    Orphans alone may be newer than what is on the disk.
+    """
 
     def __init__(self, files: StateFiles) -> None:
         self._remembered = Remembered(files, _STATE, ProxyState, ProxyState())
         self.state = ProxyState()
+        self._unsaved = False
 
     async def load(self) -> None:
         """Reads what an earlier daemon saved."""
@@ -34,8 +38,7 @@ class ProxyMemory:
         """Saves what differs. Raises ``OrbitError``, and keeps the state, when the disk does not take it."""
         state = structs.replace(self.state, **changes)
         if state != self.state:
-            await asyncio.to_thread(self._remembered.save, state)
-            self.state = state
+            await self._save(state)
 
     async def note_orphans(self, orphans: Sequence[Orphan]) -> str:
         """Keeps the orphans for this daemon, and saves them if the disk takes it; why it did not.
@@ -43,10 +46,17 @@ class ProxyMemory:
         What is lost with them is time that was counted: an orphan then stays longer. That must not
         keep other endpoints from being routed to.
         """
+        state = structs.replace(self.state, orphans=tuple(orphans))
+        if state == self.state and not self._unsaved:
+            return ""
         try:
-            await self.remember(orphans=tuple(orphans))
+            await self._save(state)
         except OrbitError as error:
             _log.warning("the orphans' clocks could not be saved", reason=error)
-            self.state = structs.replace(self.state, orphans=tuple(orphans))
+            self.state, self._unsaved = state, True
             return str(error)
         return ""
+
+    async def _save(self, state: ProxyState) -> None:
+        await asyncio.to_thread(self._remembered.save, state)
+        self.state, self._unsaved = state, False

@@ -29,16 +29,27 @@ _SETTLE = 3.0
 
 
 class RecordLoop:
-    """Keeps ``machines/<address>``. ``check`` is the ``host:port`` where ``/check`` answers."""
+    """Keeps ``machines/<address>``. ``check`` is the ``host:port`` where ``/check`` answers.
+
+    ``proof_every`` is how often it is written without a change while there are orphans, in seconds.
+    """
 
     def __init__(
-        self, *, board: Board, store: Store, keys: Keys, machine: MachineIdentity, check: str
+        self,
+        *,
+        board: Board,
+        store: Store,
+        keys: Keys,
+        machine: MachineIdentity,
+        check: str,
+        proof_every: float = PROOF_EVERY,
     ) -> None:
         self._board = board
         self._store = store
         self._key = keys.machine(machine.address)
         self._machine = machine
         self._check = check
+        self._proof_every = proof_every
         self._written: bytes | None = None
         self._wake = Wake()
         self._proof = Alarm(self._wake, "proof")
@@ -109,7 +120,7 @@ class RecordLoop:
         if not self._board.orphaned.value:
             return False
         writes = self._board.writes.value
-        if writes is None or (left := writes.until + PROOF_EVERY - time.monotonic()) <= 0:
+        if writes is None or (left := writes.until + self._proof_every - time.monotonic()) <= 0:
             return True
         self._proof.within(left)
         return False
