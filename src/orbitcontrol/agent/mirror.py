@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from orbitcontrol.agent.board import Cell, Problems
 from orbitcontrol.agent.loop import TICK
-from orbitcontrol.errors import Compacted, StoreError
+from orbitcontrol.errors import Compacted, OrbitError, UsageError
 from orbitcontrol.log import Log
 from orbitcontrol.model.stored import Changes, KeyValue, Range
 from orbitcontrol.ports import Store
@@ -68,7 +68,9 @@ class Mirror:
             except Compacted:
                 self._is_broken = True
                 _log.info("watch fell behind, listing again", watch=self._name)
-            except StoreError as error:
+            except OrbitError as error:
+                if isinstance(error, UsageError) and self.cell.value is None:
+                    raise  # wrong from the start; later it may be a certificate that is being replaced
                 self._is_broken = True
                 self._problems.report(f"mirror {self._name}", {"store": str(error)})
                 _log.debug("watch ended, listing again", watch=self._name, reason=error)

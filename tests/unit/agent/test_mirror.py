@@ -3,10 +3,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from orbitcontrol.agent.board import Cell, Problems
 from orbitcontrol.agent.mirror import Mirror
-from orbitcontrol.errors import StoreUnreachable
-from orbitcontrol.model.stored import Changes, Put, Range
+from orbitcontrol.errors import StoreUnreachable, UsageError
+from orbitcontrol.model.stored import Changes, Put, Range, Reading
 from orbitcontrol.ports import Store
 from orbitcontrol.store.sqlite import SqliteStore
 from support.loops import Meddled, running, until
@@ -60,4 +62,40 @@ async def test_a_store_that_was_restored_from_a_backup_is_noticed(tmp_path: Path
         backup.replace(file)
         await until(followed.cell, lambda seen: seen is not None and seen.entries[KEY].value == b"old")
         await until(relisted, bool)
+    await store.close()
+
+
+async def test_a_certificate_that_is_gone_for_a_moment_ends_no_mirror(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "store.db"))
+    failures = iter([None, UsageError("ca.pem: cannot read it"), None])
+
+    async def read(*ranges: Range) -> Reading:
+        if failure := next(failures, None):
+            raise failure
+        return await store.read(*ranges)
+
+    async def broken() -> AsyncIterator[Changes]:
+        yield Changes(await store.commit([], [Put(KEY, b"1")]), ())
+        raise StoreUnreachable("the connection broke")
+
+    @asynccontextmanager
+    async def watch(range: Range, *, after: int) -> AsyncIterator[AsyncIterator[Changes]]:
+        async with store.watch(range, after=after) as stream:
+            yield broken() if after == 1 else stream
+
+    relisted: Cell[int] = Cell("relisted", 0)
+    followed = mirror(Meddled(store, read=read, watch=watch), relisted)
+    async with running(followed):
+        await until(followed.cell, lambda seen: seen is not None and KEY in seen.entries)
+    await store.close()
+
+
+async def test_settings_that_are_wrong_from_the_start_end_the_mirror(tmp_path: Path) -> None:
+    store = SqliteStore(str(tmp_path / "store.db"))
+
+    async def read(*ranges: Range) -> Reading:
+        raise UsageError("ca.pem: cannot read it")
+
+    with pytest.raises(UsageError, match=r"ca\.pem"):
+        await mirror(Meddled(store, read=read), Cell("relisted", 0)).run()
     await store.close()
