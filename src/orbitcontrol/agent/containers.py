@@ -90,6 +90,7 @@ class ContainersLoop:
                 self._ports,
                 replacement_pause=replacement_pause,
                 withdrawal_timeout=withdrawal_timeout,
+                ended=lambda container: self._end(container.id, container.name, "it was stopped"),
             ),
             images=Images(runtime, wake=self._wake),
             cleanup=self._cleanup,
@@ -247,12 +248,16 @@ class ContainersLoop:
         if event.action == "start":
             self._died.discard(event.id)
         elif event.action == "die":
-            self._died.add(event.id)
-            runs = self._board.runs.value
-            if runs is not None and any(run.id.container_id == event.id for run in runs):
-                _log.info("container ended", container=event.name, reason="docker says so")
-                self._board.runs.set(tuple(run for run in runs if run.id.container_id != event.id))
+            self._end(event.id, event.name, "docker says so")
         self._wake.ring(f"docker {event.action}")
+
+    def _end(self, container_id: str, name: str, reason: str) -> None:
+        """The container has no run any more, also not in what a look under way has seen."""
+        self._died.add(container_id)
+        runs = self._board.runs.value
+        if runs is not None and any(run.id.container_id == container_id for run in runs):
+            _log.info("container ended", container=name, reason=reason)
+            self._board.runs.set(tuple(run for run in runs if run.id.container_id != container_id))
 
     def _set_alarm(self, at: float | None) -> None:
         """Rings again when the next backoff ends."""

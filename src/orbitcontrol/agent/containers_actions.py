@@ -9,6 +9,7 @@ does not happen (the store cannot be reached), the container goes on serving.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from orbitcontrol.agent.board import Board
@@ -29,7 +30,7 @@ _log = Log(__name__)
 
 
 class ContainerActions:
-    """Starts and stops containers of one engine."""
+    """Starts and stops containers of one engine. ``ended`` is told of each that was stopped, at once."""
 
     def __init__(
         self,
@@ -39,12 +40,14 @@ class ContainerActions:
         *,
         replacement_pause: float,
         withdrawal_timeout: float,
+        ended: Callable[[ObservedContainer], None],
     ) -> None:
         self._runtime = runtime
         self._board = board
         self._ports = ports
         self._pause = replacement_pause
         self._withdrawal_timeout = withdrawal_timeout
+        self._ended = ended
 
     async def start(self, wanted: WantedContainer, ended: tuple[ObservedContainer, ...]) -> None:
         """Removes what ended, then creates and starts what is wanted. Raises DockerError."""
@@ -65,6 +68,7 @@ class ContainerActions:
             if own.alive:
                 await self._withdraw(run, serves=own.port != 0 and not self._is_down(run))
                 await self._runtime.stop(own.container.id, grace=grace)
+                self._ended(own.container)  # before it counts as retiring no more: the event may be late
             await self._runtime.remove(own.container.id)
         finally:
             self._board.retiring.set(self._board.retiring.value - {run})
