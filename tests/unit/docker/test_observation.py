@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from orbitcontrol.docker.observation import inspected, listed
+import pytest
+
+from orbitcontrol.docker.observation import image, inspected, is_inspected, listed
 from orbitcontrol.model.containers import ObservedContainer
 
 
@@ -47,3 +49,23 @@ def test_a_look_at_the_container_itself_corrects_the_list() -> None:
     details = {"State": {"Status": "exited", "StartedAt": "2026-01-01T00:00:00Z", "ExitCode": 3}}
     seen = inspected(listed(entry()), details)
     assert (seen.state, seen.started_at, seen.exit_code) == ("exited", "2026-01-01T00:00:00Z", 3)
+
+
+def test_the_image_of_a_container_whose_tag_has_moved_on_is_the_one_it_was_made_from() -> None:
+    moved = listed(entry(Image="sha256:0123", State="created"))
+    assert is_inspected(moved)
+    details = {"State": {"Status": "created"}, "Config": {"Image": "web:1"}, "HostConfig": {"Memory": 1}}
+    seen = inspected(moved, details)
+    assert (seen.image, seen.config, seen.host_config) == ("web:1", {"Image": "web:1"}, {"Memory": 1})
+    assert not is_inspected(listed(entry(State="exited")))
+
+
+def test_an_image_has_its_references_and_times() -> None:
+    seen = image(
+        {"Id": "i", "RepoTags": ["<none>:<none>"], "RepoDigests": ["web@sha256:aa"]},
+        {"Created": "1970-01-01T00:00:10.123456789Z", "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"}},
+    )
+    assert (seen.tags, seen.digests) == ((), ("web@sha256:aa",))
+    assert seen.created == pytest.approx(10.123456)
+    assert seen.tagged < 0
+    assert image({"Id": "i", "RepoTags": None}, {}).tags == ()
