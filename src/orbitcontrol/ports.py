@@ -7,13 +7,19 @@ Every method may raise the ``OrbitError`` of its own family and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from orbitcontrol.codec.haproxy import CheckResult
 from orbitcontrol.model.configuration import ProxyConfiguration
-from orbitcontrol.model.containers import ContainerEvent, ContainerSpec, ObservedContainer, ObservedImage
+from orbitcontrol.model.containers import (
+    ContainerEvent,
+    ContainerHealth,
+    ContainerSpec,
+    ObservedContainer,
+    ObservedImage,
+)
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import Check
 from orbitcontrol.model.stored import (
@@ -116,6 +122,35 @@ class ContainerRuntime(Protocol):
 
     async def remove(self, container_id: str) -> None:
         """Removes an ended or created container with its anonymous volumes; no error when it is gone."""
+
+    async def close(self) -> None:
+        """Ends all connections to the engine."""
+
+
+class ContainerChecks(Protocol):
+    """What checks ask of a Docker engine, beside the runtime: a check that waits holds up no action.
+
+    The caller bounds the time. Raises ``DockerUnreachable`` when nobody answers, ``DockerError`` when
+    the engine says no.
+    """
+
+    async def health(self, container_id: str) -> ContainerHealth:
+        """The outcome of the image's own HEALTHCHECK."""
+
+    async def execute(
+        self,
+        container_id: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        take: Callable[[bytes], None],
+    ) -> int:
+        """Runs a command inside the container, beside what it runs; its exit code.
+
+        ``take`` gets b"" when the command has started, then what it prints; what ``take`` raises is
+        raised here. Docker goes on with a command that nobody waits for: ending it is the caller's
+        business, and a second one is refused while the same command still runs.
+        """
 
     async def close(self) -> None:
         """Ends all connections to the engine."""

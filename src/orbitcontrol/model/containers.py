@@ -76,3 +76,11 @@ class ObservedImage(Struct, frozen=True, kw_only=True):
     digests: tuple[str, ...] = ()
     created: float = 0.0
     tagged: float = 0.0
+
+
+class ContainerHealth(Struct, frozen=True, kw_only=True):
+    """What the image's own HEALTHCHECK says: Docker's word, "none" without one, and what it printed last."""
+
+    status: str
+    started_at: str
+    output: str = ""

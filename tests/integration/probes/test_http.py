@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -219,7 +218,7 @@ async def test_secrets_never_stand_in_a_reason(prober: HttpProber, run: Run, url
 
 
 async def test_a_machine_without_file_descriptors_says_nothing_about_its_services(
-    prober: HttpProber, run: Run
+    prober: HttpProber, run: Run, no_descriptors_left: Callable[[], AbstractContextManager[None]]
 ) -> None:
     async with serving(answering(OK)) as port:
         with no_descriptors_left():
@@ -227,16 +226,6 @@ async def test_a_machine_without_file_descriptors_says_nothing_about_its_service
         assert (result.passed, result.counts) == (False, False)
         assert result.detail.endswith("this machine cannot ask: Too many open files")
         assert (await ask(prober, run, f"http://127.0.0.1:{port}/")).passed
-
-
-@contextmanager
-def no_descriptors_left() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_checks_that_hang_drip_and_flood_delay_no_other(prober: HttpProber, run: Run) -> None:
