@@ -12,10 +12,12 @@ one whose container was replaced meanwhile.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
+from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.board import Board, Session, Wake
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.agent.remembered import Remembered
@@ -37,6 +39,7 @@ from orbitcontrol.planning.endpoints import (
     Withdraw,
     plan_endpoints,
 )
+from orbitcontrol.planning.flapping import CALM, Flapping, publishable_at, withdrawn
 from orbitcontrol.ports import StateFiles, Store
 
 _log = Log(__name__)
@@ -75,6 +78,8 @@ class EndpointsLoop:
         """The revision of the store at which each of them was last written."""
         self._seen: set[RunId] = set()
         """The runs that were there since this daemon started, as far as they matter still."""
+        self._flapping: dict[tuple[str, int], Flapping] = {}
+        self._alarm = Alarm(self._wake, "calm again")
         self._saved = self._runs.load()
         self._is_saved = True
 
@@ -96,6 +101,7 @@ class EndpointsLoop:
         if runs is None or desired is None:
             return
         self._seen |= {run.id for run in runs}
+        delayed = self._delayed()
         actions = plan_endpoints(
             publisher=Publisher(self._machine.address, session.id, desired.machine.zone),
             sight=Sight(
@@ -104,6 +110,7 @@ class EndpointsLoop:
                 retiring=self._board.retiring.value,
                 unseen=self._board.unseen.value,
                 seen=self._seen,
+                delayed=delayed,
             ),
             published=self._published,
             new_id=self._new_id,
@@ -112,6 +119,24 @@ class EndpointsLoop:
         if not self._is_saved:
             self._remember(())
         self._seen &= {run.id for run in runs} | self._board.published.value
+
+    def _delayed(self) -> frozenset[tuple[str, int]]:
+        """The instances that flap and have to wait; who is up and waits is told, with the reason."""
+        now = asyncio.get_running_loop().time()
+        self._flapping = {key: one for key, one in self._flapping.items() if now - one.last < CALM}
+        waiting = {key: publishable_at(one) - now for key, one in self._flapping.items()}
+        waiting = {key: seconds for key, seconds in waiting.items() if seconds > 0}
+        for seconds in waiting.values():
+            self._alarm.within(seconds)
+        up = {(run.service, run.instance) for run, one in self._board.verdicts.value.items() if one.up}
+        self._board.problems.report(
+            "flapping",
+            {
+                f"service {service}": f"instance {instance} goes up and down: its publication waits"
+                for service, instance in waiting.keys() & up
+            },
+        )
+        return frozenset(waiting)
 
     async def _observe(self, session: Session) -> None:
         """Reads what the lease really carries."""
@@ -194,8 +219,13 @@ class EndpointsLoop:
                 self._published[action.address] = published
                 self._revisions[action.address] = revision
                 _log.info("endpoint published", **fields, reason=action.reason)
-            case _:
-                del self._published[action.address], self._revisions[action.address]
+            case Withdraw(failed=failed):
+                before = self._published.pop(action.address)
+                del self._revisions[action.address]
+                if failed:
+                    key = (action.address.service, before.endpoint.instance)
+                    now = asyncio.get_running_loop().time()
+                    self._flapping[key] = withdrawn(self._flapping.get(key, Flapping()), now=now)
                 _log.info("endpoint withdrawn", **fields, reason=action.reason)
 
     def _remember(self, batch: Sequence[Action]) -> None:

@@ -39,10 +39,11 @@ class Publish(Struct, frozen=True):
 
 
 class Withdraw(Struct, frozen=True):
-    """Delete an endpoint."""
+    """Delete an endpoint; ``failed`` when that is because of its checks."""
 
     address: Address
     reason: str
+    failed: bool = False
 
 
 Action = Publish | Withdraw
@@ -60,7 +61,8 @@ class Sight(Struct, frozen=True, kw_only=True):
     """What a machine knows of its runs.
 
     ``unseen`` names services whose containers cannot be seen now; of them only runs that were
-    ``seen`` earlier, and are gone, have ended. ``retiring`` runs are about to be stopped.
+    ``seen`` earlier, and are gone, have ended. ``retiring`` runs are about to be stopped. ``delayed``
+    instances (service and number) have to wait before they are published anew.
     """
 
     runs: Collection[Run]
@@ -68,6 +70,7 @@ class Sight(Struct, frozen=True, kw_only=True):
     retiring: Collection[RunId] = frozenset()
     unseen: Collection[str] = frozenset()
     seen: Collection[RunId] = frozenset()
+    delayed: Collection[tuple[str, int]] = frozenset()
 
 
 def plan_endpoints(
@@ -79,16 +82,17 @@ def plan_endpoints(
 ) -> tuple[Action, ...]:
     """What to withdraw and what to publish, withdrawals first."""
     wanted = _wanted(sight)
-    faults = {
-        address: _fault(address, item.run, sight)
+    withdrawals = [
+        withdrawal
         for address, item in sorted(published.items())
-        if address not in wanted
-    }
-    withdrawals = [Withdraw(address, reason) for address, reason in faults.items() if reason]
+        if address not in wanted and (withdrawal := _withdrawal(address, item.run, sight)) is not None
+    ]
     publications = []
     for address, run in sorted(wanted.items()):
         before = published.get(address)
         same_run = before is not None and before.run == run.id
+        if not same_run and (run.id.service, run.id.instance) in sight.delayed:
+            continue
         endpoint = Endpoint(
             id=before.endpoint.id if before is not None and same_run else new_id(),
             machine=publisher.machine,
@@ -158,18 +162,19 @@ def _wanted(sight: Sight) -> dict[Address, Run]:
     return wanted
 
 
-def _fault(address: Address, run: RunId | None, sight: Sight) -> str | None:
+def _withdrawal(address: Address, run: RunId | None, sight: Sight) -> Withdraw | None:
     """Why an endpoint that is not wanted must go; None when nothing is known against it."""
     if run is None:
-        return None if address.service in sight.unseen else "its run is not known"
+        return None if address.service in sight.unseen else Withdraw(address, "its run is not known")
     if run in sight.retiring:
-        return "about to be stopped"
+        return Withdraw(address, "about to be stopped")
     present = next((other for other in sight.runs if other.id == run), None)
     if present is not None and address_of(present) != address:
-        return "its address changed"
+        return Withdraw(address, "its address changed")
     if present is not None:
         verdict = sight.verdicts.get(run)
-        return None if verdict is None else f"checks failed: {verdict.reason}"
+        return None if verdict is None else Withdraw(address, f"checks failed: {verdict.reason}", failed=True)
     if address.service in sight.unseen and run not in sight.seen:
         return None
-    return "its container ended" if run.container_id else "its service is not bound here any more"
+    ended = "its container ended" if run.container_id else "its service is not bound here any more"
+    return Withdraw(address, ended)

@@ -208,3 +208,26 @@ def at_rest(cluster: Cluster) -> list[KeyValue]:
 def everything(cluster: Cluster) -> list[KeyValue]:
     """All keys with the revisions that would differ if somebody had written them again."""
     return cluster.stored("")
+
+
+def test_a_service_that_goes_up_and_down_waits_longer_and_longer_and_says_so(
+    cluster: Cluster, webserver: WebServer
+) -> None:
+    import_web(cluster, web(webserver.port))
+    cluster.machine().start()
+    for _ in range(3):
+        webserver.status = 500
+        eventually(lambda: not cluster.endpoints("web"), what="withdrawn at once")
+        webserver.status = 200
+        eventually(lambda: cluster.endpoints("web"), what="published again")
+
+    def told() -> bool:
+        return "goes up and down" in cluster.orbitctl("status").out
+
+    webserver.status = 500
+    eventually(lambda: not cluster.endpoints("web"), what="withdrawn at once")
+    webserver.status = 200
+    eventually(told, what="the wait told")
+    assert cluster.endpoints("web") == []
+    eventually(lambda: cluster.endpoints("web"), what="published after its wait")
+    eventually(lambda: not told(), what="the problem ended")

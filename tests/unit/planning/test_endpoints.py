@@ -94,7 +94,9 @@ def test_a_failed_check_a_planned_stop_and_an_ended_container_each_withdraw_with
     run = web()
     done = published_by(plan([run], {run.id: UP}))
     address = Address("web", "10.0.0.5:3500")
-    assert plan([run], {run.id: DOWN}, published=done) == (Withdraw(address, "checks failed: refused"),)
+    assert plan([run], {run.id: DOWN}, published=done) == (
+        Withdraw(address, "checks failed: refused", failed=True),
+    )
     retiring = frozenset({run.id})
     assert plan([run], {run.id: UP}, published=done, retiring=retiring) == (
         Withdraw(address, "about to be stopped"),
@@ -213,3 +215,14 @@ def test_a_held_service_that_runs_keeps_a_machine_from_being_registered_before_i
     assert not held_is_judged(UP)
     assert held_is_judged(UP, run.id)
     assert held_is_judged(DOWN)
+
+
+def test_a_flapping_instance_waits_for_its_publication_but_never_for_its_withdrawal() -> None:
+    run = web()
+    sight = Sight(runs=[run], verdicts={run.id: UP}, delayed=frozenset({("web", 1)}))
+    assert plan_endpoints(publisher=ME, sight=sight, published={}, new_id=ids()) == ()
+    done = published_by(plan([run], {run.id: UP}))
+    assert plan_endpoints(publisher=ME, sight=sight, published=done, new_id=ids()) == ()
+    failing = structs.replace(sight, verdicts={run.id: DOWN})
+    [withdrawal] = plan_endpoints(publisher=ME, sight=failing, published=done, new_id=ids())
+    assert isinstance(withdrawal, Withdraw)
