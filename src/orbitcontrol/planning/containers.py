@@ -161,12 +161,15 @@ def _unwanted_strangers(situation: Situation) -> tuple[ObservedContainer, ...]:
 
 
 def _evictions(unwanted: Iterable[ObservedContainer], situation: Situation) -> list[Evict]:
-    """Those that can be removed now."""
+    """Those that can be removed now: not while an endpoint stands for one, as of a forgotten adoption."""
+    serving = {run.container_id for run in situation.published or ()}
     reason = "its image is authoritative, and no service wants it"
     evictions = [
         Evict(stranger=one, grace=Update().stop_timeout, reason=reason)
         for one in unwanted
-        if one.state != "removing" and not (one.alive and situation.published is None)
+        if one.state != "removing"
+        and one.id not in serving
+        and not (one.alive and situation.published is None)
     ]
     return [one for one in evictions if one.key not in situation.busy and not _pauses(one.key, situation)]
 

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from orbitcontrol.model.configuration import Desired, EffectiveService, MachineIdentity
 from orbitcontrol.model.containers import ObservedContainer, PublishedPort
+from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.service import Container, Service
 from orbitcontrol.planning.backoff import Backoff
 from orbitcontrol.planning.container_specs import (
@@ -199,6 +200,11 @@ def evicted(given: Situation, *ones: WantedContainer) -> list[str]:
         ("not while a service is held", situation(stranger(name="x"), held={"api"}, **WEB), []),
         ("not from a store in doubt", situation(stranger(name="x"), holding=True, **WEB), []),
         ("not before it is known what serves", situation(stranger(name="x"), published=None, **WEB), []),
+        (
+            "not while an endpoint stands for it",
+            situation(stranger(name="x"), published={RunId("web", 1, "s", "t0")}, **WEB),
+            [],
+        ),
         (
             "not while it is being removed",
             situation(stranger(name="x"), busy={StrangerKey("x", "s")}, **WEB),
