@@ -12,7 +12,8 @@ import pytest
 class WebServer:
     """Answers on ``port`` with ``status`` and ``body``; not at all while it is stopped."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.status = 200
         self.body = b"ok\n"
         self.port = 0
@@ -34,7 +35,7 @@ class WebServer:
             def log_message(self, format: str, *arguments: object) -> None:
                 """Stays silent."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._server = ThreadingHTTPServer((self.host, self.port), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()

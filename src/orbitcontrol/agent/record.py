@@ -113,7 +113,8 @@ class RecordLoop:
         self._board.writes.set(after_write(self._board.writes.value, at=begun))
         self._written = record
         await asyncio.sleep(_SHORTEST_PAUSE)
-        self._owes_proof()
+        if self._owes_proof():
+            self._wake.ring("proof")
 
     def _owes_proof(self) -> bool:
         """True when a write is due although nothing changed; otherwise sees to a wake when it is."""
