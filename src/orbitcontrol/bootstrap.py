@@ -22,17 +22,29 @@ from orbitcontrol.agent.membership import Membership
 from orbitcontrol.agent.proxy import ProxyLoop
 from orbitcontrol.agent.record import RecordLoop
 from orbitcontrol.codec.keys import Keys
+from orbitcontrol.docker.checks import DockerChecks
 from orbitcontrol.docker.runtime import DockerRuntime
 from orbitcontrol.errors import OrbitError
 from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import MachineIdentity
-from orbitcontrol.model.service import DummyCheck, HttpCheck, TcpCheck
+from orbitcontrol.model.service import (
+    DockerCheck,
+    DummyCheck,
+    ExecCheck,
+    GrpcCheck,
+    HttpCheck,
+    TcpCheck,
+)
 from orbitcontrol.planning.ports import PortRange
 from orbitcontrol.ports import Prober, Store
 from orbitcontrol.probes.connect import TcpConnector
+from orbitcontrol.probes.docker import DockerProber
 from orbitcontrol.probes.dummy import DummyProber
+from orbitcontrol.probes.exec import ExecProber
+from orbitcontrol.probes.grpc import GrpcProber
 from orbitcontrol.probes.http import HttpProber
+from orbitcontrol.probes.names import Names
 from orbitcontrol.probes.tcp import TcpProber
 from orbitcontrol.statedir import StateDirectory
 from orbitcontrol.web.daemon import serve
@@ -90,9 +102,14 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
     """Assembles the loops around one board and runs them side by side."""
     board = Board()
     runtime = DockerRuntime(settings.docker_host)
+    container_checks = DockerChecks(runtime.host)
+    names = Names()
     probers: dict[type, Prober] = {
-        HttpCheck: HttpProber(),
-        TcpCheck: TcpProber(),
+        HttpCheck: HttpProber(names),
+        TcpCheck: TcpProber(names),
+        ExecCheck: ExecProber(container_checks),
+        DockerCheck: DockerProber(container_checks),
+        GrpcCheck: GrpcProber(),
         DummyCheck: DummyProber(),
     }
     machine, keys = settings.machine, settings.keys
@@ -146,6 +163,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
     finally:
         for prober in probers.values():
             await prober.close()
+        await container_checks.close()
         await runtime.close()
         await store.close()
 

@@ -161,10 +161,7 @@ class HealthLoop:
 
     async def _probe(self, check: Check, run: Run) -> ProbeResult:
         """One answer; whatever goes wrong in asking is a failed check, never a failed daemon."""
-        prober = self._probers.get(type(check))
-        if prober is None:
-            kind = type(check).__name__.removesuffix("Check").lower()
-            return ProbeResult(passed=False, detail=f"checks of type {kind} are not supported yet")
+        prober = self._probers[type(check)]
         try:
             async with asyncio.timeout(check.connect_timeout + check.response_timeout + _GRACE):
                 return await prober.probe(check, run)
