@@ -36,6 +36,8 @@ Answer = TypeVar("Answer", bound=Message)
 
 _CONNECT_POLL = 0.005
 _RETRY_PAUSE = 0.05
+_LAST_ATTEMPT = 0.25
+"""Seconds that an attempt is worth: with less time left, the error of the last one says more."""
 _PATIENCE = 0.75
 """Seconds after which a call that may be repeated is given to another member as well."""
 _REASON_TIMEOUT = 0.2
@@ -200,7 +202,7 @@ class EtcdConnection:
 
     def _is_over(self, deadline: float) -> bool:
         """True when there is no time, or no use, in another attempt."""
-        return self._closed or _now() + _RETRY_PAUSE >= deadline
+        return self._closed or _now() + _LAST_ATTEMPT >= deadline
 
     def _pass_over(self, member: Member) -> None:
         """Prefers the next member, if this one was preferred."""

@@ -26,6 +26,7 @@ from orbitcontrol.errors import (
     Compacted,
     LeaseLost,
     StoreConflict,
+    StoreRefused,
 )
 from orbitcontrol.model.stored import (
     Absent,
@@ -237,12 +238,16 @@ class SqliteDatabase:
         return [lease for (lease,) in rows]
 
     def _look(self, select: Callable[[sqlite3.Connection], T], deadline: float) -> T:
-        """Runs ``select`` in a snapshot in which no lease is over its time."""
+        """Runs ``select`` in a snapshot in which no lease is over its time, if it can be ended."""
+        patient = False
         while True:
             with self._file.transaction(READING, deadline) as connection:
-                if not self._expired(connection):
+                if patient or not self._expired(connection):
                     return select(connection)
-            self._write(lambda _: None, deadline)
+            try:
+                self._write(lambda _: None, deadline)
+            except StoreRefused:
+                patient = True  # a full disk takes no writes: until it does, the lease goes on
 
     def _write(self, change: Callable[[sqlite3.Connection], T], deadline: float) -> T:
         """Ends what leases are over, then runs ``change``, in one transaction each: the first must last."""

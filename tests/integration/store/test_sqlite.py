@@ -515,6 +515,29 @@ async def test_a_disk_that_is_full_refuses_writes_alone_until_there_is_room(smal
     await store.close()
 
 
+async def test_on_a_full_disk_reads_and_watches_outlast_a_lease_that_cannot_be_ended(
+    small_disk: Path,
+) -> None:
+    store = SqliteStore(str(small_disk / "store.db"))
+    lease = await store.grant(0.5)
+    revision = await store.commit([], [Put("/web/a", b"1", lease)])
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"):
+        filler.write_bytes(bytes(2_000_000))
+    async with store.watch(WEB, after=revision) as changes:
+        gone = asyncio.create_task(soon(changes))
+        await asyncio.sleep(1)
+        assert [entry.key for entry in (await store.read(WEB)).ranges[0]] == ["/web/a"]
+        with pytest.raises(StoreRefused, match="make room"):
+            await store.commit([], [Put("/web/b", bytes(100_000))])
+        assert not gone.done()
+        filler.unlink()
+        assert [event.now for event in (await gone).events] == [None]
+    with pytest.raises(LeaseLost):
+        await store.keep_alive(lease)
+    await store.close()
+
+
 async def test_a_read_only_file_system_is_refused_and_used_again_when_it_is_not(small_disk: Path) -> None:
     path = str(small_disk / "store.db")
     store = SqliteStore(path)
