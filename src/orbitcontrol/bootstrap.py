@@ -113,7 +113,8 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
         DummyCheck: DummyProber(),
     }
     machine, keys = settings.machine, settings.keys
-    listen = f"{settings.listen_host}:{settings.listen_port}"
+    host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
+    listen = f"{host}:{settings.listen_port}"
     record = RecordLoop(board=board, store=store, keys=keys, machine=machine, check=listen)
     follower = EndpointFollower(store=store, keys=keys, problems=board.problems)
     loops: dict[str, Loop] = {

@@ -338,6 +338,7 @@ def test_a_daemon_whose_port_is_taken_says_so(tmp_path: Path, silent_port: int) 
     ("arguments", "words"),
     [
         ([], "--machine-address is missing"),
+        (["--machine-address", "10.0.0/5"], "is not an address"),
         (["--machine-address", "10.0.0.5", "--machine-tags", "a b"], "'a b' is not a tag's name"),
         (["--machine-address", "10.0.0.5", "--listen", "nonsense"], "HOST:PORT"),
         (["--machine-address", "203.0.113.9"], "this machine does not have the address"),

@@ -19,6 +19,8 @@ from orbitcontrol.planning.ports import PortRange
 if TYPE_CHECKING:
     from orbitcontrol.bootstrap import DaemonSettings
 
+_ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]*|::1")
+
 _OPTIONS = (
     option(
         "--machine-address",
@@ -71,6 +73,8 @@ def daemon_settings(context: CommandContext, options: Mapping[str, Any]) -> Daem
     address = options["machine_address"]
     if not address:
         raise UsageError("--machine-address is missing: the address that others reach this machine by")
+    if not _ADDRESS.fullmatch(address):
+        raise UsageError(f"--machine-address: {address!r} is not an address like 10.0.0.5")
     listen_host, listen_port = _host_port(options["listen"] or f"{_bracketed(address)}:1500")
     return DaemonSettings(
         machine=MachineIdentity(
