@@ -88,6 +88,7 @@ class SqliteFile:
         self._address = address
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
         self.openings = 0
         """How many different files were opened at this path: the revisions of one say nothing of another."""
 
@@ -138,11 +139,8 @@ class SqliteFile:
             return self._connection
         if self._file is None:
             self._create()
-        elif identity is None:
-            raise StoreUnreachable(
-                f"{self._address}: the file was removed while it was in use: "
-                "put it back, or begin a new one with `orbitctl import`"
-            )
+        elif self._file != identity:
+            self._require_replaced(identity)
         self.close()
         try:
             connection = sqlite3.connect(
@@ -164,8 +162,24 @@ class SqliteFile:
             raise
         identity = file_identity(self._path)
         self.openings += identity != self._file
-        self._connection, self._file = connection, identity
+        self._connection, self._file, self._log = connection, identity, file_identity(f"{self._path}-wal")
         return connection
+
+    def _require_replaced(self, identity: tuple[int, int] | None) -> None:
+        """Raises unless another file is in the place of the one in use, as a whole.
+
+        SQLite would take the log that is left of the old file for the new one's, and mix the two.
+        """
+        if identity is None:
+            raise StoreUnreachable(
+                f"{self._address}: the file was removed while it was in use: "
+                "put it back, or begin a new one with `orbitctl import`"
+            )
+        if self._log is not None and self._log == file_identity(f"{self._path}-wal"):
+            raise StoreRefused(
+                f"{self._address}: the file was replaced, and the log of the old one is still beside it: "
+                f"remove {self._path}-wal and {self._path}-shm"
+            )
 
     def _create(self) -> None:
         """Makes the file and the directories above it, for this user alone; SQLite's other files follow."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import filecmp
 import os
 import random
 import re
@@ -449,6 +450,45 @@ async def test_a_new_file_in_the_place_of_a_removed_one_is_used_by_all(store: Sq
     reading = await store.read(WEB)
     assert (reading.revision, [each.key for each in reading.ranges[0]]) == (revision, ["/web/b"])
     await newcomer.close()
+
+
+async def test_a_watch_is_told_of_another_file_even_if_that_one_is_further_on(
+    store: SqliteStore, path: str, tmp_path: Path
+) -> None:
+    start = await store.commit([], [Put("/web/a", b"1")])
+    another = SqliteStore(str(tmp_path / "another.db"))
+    while await another.commit([], [Put("/web/b", b"2")]) < start + 20:
+        pass
+    await another.close()
+    async with store.watch(WEB, after=start) as changes:
+        waiting = asyncio.create_task(soon(changes))
+        await asyncio.sleep(0.1)
+        for name in (f"{path}-wal", f"{path}-shm"):
+            os.unlink(name)  # noqa: PTH108 -- nothing to wait for
+        os.replace(tmp_path / "another.db", path)  # noqa: PTH105 -- nothing to wait for
+        with pytest.raises(Compacted, match="replaced by another"):
+            await waiting
+    assert [entry.key for entry in (await store.read(WEB)).ranges[0]] == ["/web/b"]
+
+
+async def test_a_backup_beside_the_log_of_the_old_file_is_refused_until_that_is_removed(
+    store: SqliteStore, path: str, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup.db"
+    another = SqliteStore(str(backup))
+    revision = await another.commit([], [Put("/web/b", b"2")])
+    await another.close()
+    before = shutil.copy(backup, tmp_path / "untouched")
+    await store.commit([], [Put("/web/a", b"1")])
+    shutil.move(backup, path)
+    for attempt in (store.read(WEB), store.commit([], [Put("/web/a", b"")])):
+        with pytest.raises(StoreRefused, match=f"remove {path}-wal"):
+            await attempt
+    assert filecmp.cmp(before, path, shallow=False)
+    for name in (f"{path}-wal", f"{path}-shm"):
+        os.unlink(name)  # noqa: PTH108 -- nothing to wait for
+    reading = await store.read(WEB)
+    assert (reading.revision, [entry.key for entry in reading.ranges[0]]) == (revision, ["/web/b"])
 
 
 async def test_an_empty_file_in_the_place_of_the_store_is_left_to_who_put_it_there(
