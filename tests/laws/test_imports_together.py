@@ -100,9 +100,10 @@ class Stage:
         """Mostly to whoever was last: then others lie in wait in the middle of something."""
         going_on = [turn for turn in self._waiting if turn.who == self._on_stage]
         choices: list[Turn | Call] = [*self._waiting, *self._afloat]
-        if going_on and self._data.draw(st.integers(0, 7), label="goes on"):
+        if going_on and self._data.draw(st.integers(0, 7), label="goes on") > 0:
             choices = [*going_on]
-        chosen = choices[self._data.draw(st.integers(0, len(choices) - 1), label="which")]
+        number = self._data.draw(st.integers(0, len(choices) - 1), label="which")
+        chosen = choices[number]
         if isinstance(chosen, Turn):
             self._on_stage = chosen.who
             self._waiting.remove(chosen)
@@ -181,12 +182,21 @@ async def check(trees: Sequence[Entries], importers: Sequence[int], stage: Stage
     last = trees[-1]
     await import_entries(store, KEYS, last, "last")
     await stage.land()
+    for log in await logs_of(store):
+        assert await store.get(KEYS.import_header(log)), "a part has come without its header"
+    await import_entries(store, KEYS, last, "tidies")
+    assert not await logs_of(store)
     assert (await read_configuration(store, KEYS)).entries == last
-    assert not (await store.read(KEYS.import_logs)).ranges[0]
     testimony = await witness.testimony()
     assert all(entries in trees for entries in testimony)
     assert (testimony[0], testimony[-1]) == (trees[0], last)
     assert all(tree in testimony for tree, outcome in zip(wanted, outcomes, strict=True) if _done(outcome))
+
+
+async def logs_of(store: Store) -> set[str]:
+    """The imports that have something of a log in the store."""
+    found = (await store.read(KEYS.import_logs)).ranges[0]
+    return {item.key.removeprefix(KEYS.import_logs.start).partition("/")[0] for item in found}
 
 
 def _done(outcome: Any) -> bool:
