@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from orbitcontrol.ops.stored_configuration import read_configuration
 from orbitcontrol.ops.verifying import verify
 from orbitcontrol.ports import Store
 from orbitcontrol.store.open import open_store
+from orbitcontrol.tree.load import load
 from support.etcd import EtcdServer
 from support.imports import Entries, SmallStore, Witness, import_entries, import_until_killed, stamp
+from support.trees import write_tree
 
 pytestmark = pytest.mark.integration
 
@@ -352,3 +356,73 @@ class _LosesEveryFirstAnswer(SmallStore):
         if self._done:
             await super().commit(compares, operations)
         raise StoreAmbiguous("the connection was lost")
+
+
+class TestRealProcess:
+    """``orbitctl import`` as a process, killed as soon as a number of its writes is seen."""
+
+    async def test_after_whichever_write_the_process_is_killed_the_next_one_makes_it_whole(
+        self, own_etcd: EtcdServer, tmp_path: Path
+    ) -> None:
+        keys, url = Keys(), f"etcd://{own_etcd.endpoint}"
+        trees = [write_tree(tmp_path / str(n), many_files(instances=n)) for n in (1, 2)]
+        wanted = [load(tree).entries for tree in trees]
+        async with opened(url) as store:
+            assert await run_import(url, trees[0], store) == 0
+            witness = await Witness.arrive(store, keys)
+            found: list[str] = []
+            for attempt in range(12):
+                await run_import(url, trees[(attempt // 2 + 1) % 2], store, killed_after=1 + attempt % 8)
+                stored = await read_configuration(store, keys)
+                assert stored.entries in wanted
+                found.append("dead log" if stored.dead_logs else "applying" if stored.redo else "complete")
+            assert "applying" in found  # else nothing was interrupted, and nothing shown
+            assert await run_import(url, trees[1], store) == 0
+            assert await verify(store, keys, wanted[1]) == ()
+            assert not (await store.read(keys.import_logs)).ranges[0]
+            assert all(entries in wanted for entries in await witness.testimony())
+
+
+def many_files(*, instances: int) -> dict[str, Any]:
+    services = {f"services/s{n}.json": {"Name": f"s{n}", "Instances": instances} for n in range(1500)}
+    return {**services, f"services/only-{instances}.json": {"Name": f"only-{instances}"}}
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Store]:
+    store = open_store(url)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def run_import(url: str, tree: Path, store: Store, *, killed_after: int | None = None) -> int:
+    """Runs the command and kills it once ``killed_after`` of its commits are seen; its exit code."""
+    config = Keys().config
+    before = (await store.read(config)).revision
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "orbitcontrol", "--store", url, "import", str(tree), "--yes"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    ended = asyncio.create_task(process.wait())
+    if killed_after is not None:
+        await asyncio.wait(
+            {ended, watching := asyncio.create_task(_changes(store, before, killed_after))},
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        watching.cancel()
+        if not ended.done():
+            process.kill()
+    return await ended
+
+
+async def _changes(store: Store, after: int, count: int) -> None:
+    """Returns when the configuration has changed so often."""
+    async with store.watch(Keys().config, after=after) as stream:
+        async for _ in stream:
+            count -= 1
+            if not count:
+                return
