@@ -7,15 +7,23 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
 async def serving(
-    handler: Handler, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    handler: Handler,
+    *,
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
+    socket_path: Path | None = None,
 ) -> AsyncIterator[int]:
-    """A server on a free port; ``handler`` gets each connection. All connections end with it."""
+    """A server on a free port (or on a Unix socket, then 0); ``handler`` gets each connection.
+
+    All connections end with it.
+    """
     tasks: set[asyncio.Task[None]] = set()
 
     async def handled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,9 +37,12 @@ async def serving(
             tasks.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(handled, host, 0, ssl=tls)
+    if socket_path is None:
+        server = await asyncio.start_server(handled, host, 0, ssl=tls)
+    else:
+        server = await asyncio.start_unix_server(handled, socket_path)
     try:
-        yield server.sockets[0].getsockname()[1]
+        yield 0 if socket_path else server.sockets[0].getsockname()[1]
     finally:
         server.close()
         for task in list(tasks):
