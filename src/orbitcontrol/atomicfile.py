@@ -7,16 +7,25 @@ reads, at whatever moment and after whatever power failure, finds the old conten
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Replaces the file, mode 0600. Raises OSError with the old content untouched."""
+def replace_file(path: Path, content: bytes, *, keep_access: bool = False) -> None:
+    """Replaces the file. Raises OSError with the old content untouched.
+
+    Only its owner may read it (mode 0600), who is whoever runs this; with ``keep_access`` a file that
+    was there keeps its owner, its group and its mode.
+    """
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), 0o600)
+            if keep_access and path.exists():
+                before = path.stat()
+                os.fchown(file.fileno(), before.st_uid, before.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 from orbitcontrol.codec.haproxy import CheckResult, parse_messages
@@ -25,7 +26,10 @@ async def check_file(binary: str, path: Path, *, deadline: float = CHECK_DEADLIN
 
 
 async def run_program(command: list[str], *, deadline: float) -> tuple[int, str]:
-    """Runs a program from ``/`` to its end: exit status and all it printed. It is killed at the deadline."""
+    """Runs a program from ``/`` to its end: exit status and all it printed.
+
+    At the deadline it is killed, with whatever it has started in its session.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -34,6 +38,7 @@ async def run_program(command: list[str], *, deadline: float) -> tuple[int, str]
             stderr=asyncio.subprocess.STDOUT,
             cwd="/",
             env=environment(),
+            start_new_session=True,
         )
     except FileNotFoundError:
         raise HAProxyError(
@@ -48,7 +53,7 @@ async def run_program(command: list[str], *, deadline: float) -> tuple[int, str]
         raise HAProxyError(f"{' '.join(command)}: no answer in {deadline:g} s, ended") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     return process.returncode or 0, output.decode(errors="replace")
 

@@ -106,13 +106,13 @@ class HAProxy:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_files(self._certs, configuration.certs)
         files.write_files(self._files, configuration.haproxy_files)
-        replace_file(path, text.encode())
+        replace_file(path, text.encode(), keep_access=True)
 
     def _put_back(self, before: str | None) -> None:
         if before is None:
             self._config.unlink(missing_ok=True)
         else:
-            replace_file(self._config, before.encode(errors="surrogateescape"))
+            replace_file(self._config, before.encode(errors="surrogateescape"), keep_access=True)
 
     def _prune(self) -> None:
         for parent in (self._certs, self._files):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orbitcontrol.errors import HAProxyError, HAProxyRejected
+from orbitcontrol.haproxy import external
 from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
 from orbitcontrol.model.configuration import ProxyConfiguration
 from support.haproxy import HAProxyHome, eventually
@@ -90,6 +91,34 @@ async def test_a_command_that_fails_is_told_with_its_words(elsewhere: HAProxyHom
     with pytest.raises(HAProxyError, match=r"ended with 5: no such unit"):
         await proxy.apply(config(elsewhere, 201), EMPTY)
     assert elsewhere.config.read_text() == config(elsewhere, 200)
+
+
+async def test_a_command_that_hangs_is_ended_with_all_that_it_started(
+    elsewhere: HAProxyHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(external, "COMMAND_DEADLINE", 0.5)
+    pid = elsewhere.directory / "child.pid"
+    proxy = adapter(elsewhere, command=f"sleep 300 & echo $! > {pid}; wait")
+    with pytest.raises(HAProxyError, match=r"no answer in 0\.5 s, ended"):
+        await proxy.apply(config(elsewhere, 201), EMPTY)
+    assert elsewhere.config.read_text() == config(elsewhere, 200)
+    child = Path(f"/proc/{pid.read_text().strip()}/stat")
+
+    def is_gone() -> bool:
+        return not child.exists() or child.read_text().split()[2] == "Z"
+
+    async def gone() -> bool:
+        return is_gone()
+
+    await eventually(gone, "the command's child ended")
+
+
+async def test_a_configuration_keeps_its_owner_and_mode(elsewhere: HAProxyHome) -> None:
+    elsewhere.config.chmod(0o640)
+    os.chown(elsewhere.config, 33, 33)
+    await adapter(elsewhere, socket=True).apply(config(elsewhere, 201), EMPTY)
+    after = elsewhere.config.stat()
+    assert (after.st_uid, after.st_gid, after.st_mode & 0o777) == (33, 33, 0o640)
 
 
 async def test_without_a_way_to_reload_the_message_names_the_options(haproxy_home: HAProxyHome) -> None:
