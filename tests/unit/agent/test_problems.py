@@ -17,4 +17,4 @@ def test_a_problem_is_logged_once_and_its_end_once_however_many_notice_it(
         problems.report("mirror meta", {})
         problems.report("mirror alive", {})
     assert [record.getMessage() for record in caplog.records] == ["problem", "problem ended"]
-    assert problems.cell.value == ()
+    assert not problems.cell.value
