@@ -45,7 +45,13 @@ def test_a_restarted_daemon_changes_nothing(site: Site) -> None:
     site.cluster.orbitctl("import", str(site.tree(site.web(image="web:R1", Instances=2))))
     site.machine.start()
     eventually(lambda: site.get() == "this is R1", what="served")
-    eventually(lambda: "Registered" in str(site.cluster.stored("alive/")[0].value), what="registered")
+    endpoints = [one["Endpoint"] for one in site.cluster.endpoints("web")]
+
+    def routed() -> bool:
+        loads = [line for line in site.machine.text().splitlines() if "HAProxy loaded" in line]
+        return all(any(f"web/web-{endpoint}" in line for line in loads) for endpoint in endpoints)
+
+    eventually(routed, what="both instances in HAProxy")
     before = site.started_at(), site.workers(), site.cluster.stored("services/")
     loads = site.machine.text().count("HAProxy loaded")
     site.machine.stop()

@@ -105,6 +105,8 @@ def _subject(action: Action) -> str:
             return old.container.name
         case Remove(unwanted=old):
             return old.container.name
+        case _:
+            raise AssertionError(f"no plan of these tests has {action}")
 
 
 # What is wanted
