@@ -31,6 +31,11 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
+def _is_stopped(thread: Path) -> bool:
+    """True for a thread in the kernel's state T; proc(5) has the state after the name in parentheses."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 class EtcdServer:
     """One etcd member. It keeps its ports and its data when it is stopped and started again.
 
@@ -134,9 +139,12 @@ class EtcdServer:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stops the process with its connections open: it hangs."""
+        """Stops the process with its connections open: it hangs when this returns."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
+            threads = Path(f"/proc/{self._process.pid}/task")
+            while not all(_is_stopped(thread) for thread in threads.iterdir()):
+                time.sleep(0.001)
 
     def thaw(self) -> None:
         """Ends ``freeze``."""

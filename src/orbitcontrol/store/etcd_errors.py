@@ -87,6 +87,8 @@ def _reason(code: grpc.StatusCode, details: str) -> str:
     """The last cause that gRPC names, without its layers around it."""
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return "no answer in time"
+    if details == "Internal error from Core":  # gRPC's for a stream that was refused before it was open
+        return "the server ended the stream at once"
     return _plain(last_cause(details)) or code.name
 
 
