@@ -14,7 +14,13 @@ import pytest
 
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode
-from orbitcontrol.errors import StoreAmbiguous, StoreConflict, StoreTooLarge, UndecodableValue
+from orbitcontrol.errors import (
+    StoreAmbiguous,
+    StoreConflict,
+    StoreTooLarge,
+    StoreUnreachable,
+    UndecodableValue,
+)
 from orbitcontrol.model.state import ConfigMeta
 from orbitcontrol.model.stored import Delete, Put, Range
 from orbitcontrol.ops.exporting import export
@@ -82,6 +88,13 @@ async def meta_of(store: Store) -> ConfigMeta:
     found = await store.get(KEYS.meta)
     assert found is not None
     return decode(found.value, ConfigMeta, key=KEYS.meta)
+
+
+async def until_applying(store: Store) -> None:
+    """Waits for the commit point of an import that is being carried out."""
+    async with asyncio.timeout(20):
+        while (await meta_of(store)).generation == 1:  # noqa: ASYNC110 -- a store is asked, not this process
+            await asyncio.sleep(0)
 
 
 async def assert_exactly(store: Store, entries: Entries, *, generation: int) -> None:
@@ -299,6 +312,25 @@ class TestTwoAtOnce:
             await import_entries(SmallStore(filled, before=second), KEYS, NEW, "first")
         await assert_exactly(filled, OLD, generation=1)
 
+    async def test_a_log_that_was_committed_after_all_is_not_dropped(self, filled: Store) -> None:
+        """Its importer is taken for dead, and commits before the drop arrives."""
+        waiting, go_on = asyncio.Event(), asyncio.Event()
+
+        async def pause(commits: int) -> None:
+            if commits == 1:
+                waiting.set()
+                await go_on.wait()
+
+        first = asyncio.create_task(import_entries(SmallStore(filled, before=pause), KEYS, NEW, "first"))
+        await waiting.wait()
+        seen = await plan(filled, KEYS, OLD)
+        assert seen.stored.dead_logs
+        go_on.set()
+        await until_applying(filled)
+        assert not (await apply(filled, KEYS, seen, stamp("second"))).written
+        assert (await first).written
+        await assert_exactly(filled, NEW, generation=2)
+
     async def test_of_many_large_imports_at_once_nothing_mixes(self, filled: Store, url: str) -> None:
         trees = [services(range(n * 10, n * 10 + 10), instances=n + 1) for n in range(4)]
         witness = await Witness.arrive(filled, KEYS)
@@ -329,6 +361,19 @@ class TestLostAnswers:
         assert result.written
         await assert_exactly(filled, NEW, generation=2)
         assert await witness.testimony() == [OLD, NEW]
+
+    async def test_an_import_that_could_not_be_prepared_says_that_nothing_of_it_is_in_force(
+        self, filled: Store
+    ) -> None:
+        async def silence(commits: int) -> None:
+            if commits == 2:
+                raise StoreAmbiguous("no answer")
+
+        with pytest.raises(StoreUnreachable, match="nothing of it is in force"):
+            await import_entries(SmallStore(filled, before=silence), KEYS, NEW, "new")
+        assert await verify(filled, KEYS, OLD) == ()
+        await import_entries(SmallStore(filled), KEYS, NEW, "next")
+        await assert_exactly(filled, NEW, generation=2)
 
     async def test_an_import_that_was_decided_but_not_completed_says_so(self, filled: Store) -> None:
         async def silence(commits: int) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from orbitcontrol.codec.keys import Keys
-from orbitcontrol.errors import StoreAmbiguous, StoreConflict
+from orbitcontrol.errors import StoreAmbiguous, StoreConflict, StoreUnreachable
 from orbitcontrol.model.stored import Compare, Limits, Operation
 from orbitcontrol.ops.importing import ImportResult
 from orbitcontrol.ops.stored_configuration import read_configuration
@@ -190,7 +190,9 @@ async def check(trees: Sequence[Entries], importers: Sequence[int], stage: Stage
     testimony = await witness.testimony()
     assert all(entries in trees for entries in testimony)
     assert (testimony[0], testimony[-1]) == (trees[0], last)
-    assert all(tree in testimony for tree, outcome in zip(wanted, outcomes, strict=True) if _done(outcome))
+    for who, outcome in enumerate(outcomes):
+        in_force, decided = wanted[who] in testimony, f"id-{who}" in witness.imports
+        check_outcome(outcome, in_force=in_force, decided=decided)
 
 
 async def logs_of(store: Store) -> set[str]:
@@ -199,9 +201,16 @@ async def logs_of(store: Store) -> set[str]:
     return {item.key.removeprefix(KEYS.import_logs.start).partition("/")[0] for item in found}
 
 
-def _done(outcome: Any) -> bool:
-    assert isinstance(outcome, ImportResult | StoreConflict | StoreAmbiguous) or was_killed(outcome), outcome
-    return isinstance(outcome, ImportResult)
+def check_outcome(outcome: Any, *, in_force: bool, decided: bool) -> None:
+    """What an importer was told must be so."""
+    match outcome:
+        case ImportResult(written=written):
+            assert decided is written
+            assert in_force
+        case StoreConflict() | StoreUnreachable():
+            assert not decided
+        case _:
+            assert isinstance(outcome, StoreAmbiguous) or was_killed(outcome), outcome
 
 
 @given(TREES, IMPORTERS, LIMITS, st.data())

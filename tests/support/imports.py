@@ -91,7 +91,8 @@ def was_killed(error: BaseException) -> bool:
 class Witness:
     """Knows every revision of the configuration since it was made.
 
-    It reads as daemons do: while meta says ``applying``, what was in force stays in force.
+    It reads as daemons do: while meta says ``applying``, what was in force stays in force. ``imports``
+    are the ids of all imports that were decided, known after the ``testimony``.
     """
 
     def __init__(self, store: Store, keys: Keys, *, state: dict[str, bytes], revision: int) -> None:
@@ -99,6 +100,7 @@ class Witness:
         self._keys = keys
         self._state = state
         self._revision = revision
+        self.imports: set[str | None] = set()
 
     @classmethod
     async def arrive(cls, store: Store, keys: Keys) -> Witness:
@@ -127,7 +129,11 @@ class Witness:
     def _in_force(self) -> Entries | None:
         """What a reader of this revision puts in force; None when it puts nothing."""
         raw = self._state.get(self._keys.meta)
-        if raw is None or decode(raw, ConfigMeta, key=self._keys.meta).state == "applying":
+        if raw is None:
+            return None
+        meta = decode(raw, ConfigMeta, key=self._keys.meta)
+        self.imports.add(meta.import_id)
+        if meta.state == "applying":
             return None
         return {
             key.removeprefix(self._keys.config.start): value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from orbitcontrol.codec.keys import Keys
-from orbitcontrol.errors import StoreAmbiguous, StoreConflict, StoreError
+from orbitcontrol.errors import StoreAmbiguous, StoreConflict, StoreError, StoreUnreachable
 from orbitcontrol.model.state import ConfigMeta
 from orbitcontrol.model.stored import KeyValue, Unchanged
 from orbitcontrol.ops.commits import commit, commit_all, commit_import, explained, meta_of
@@ -31,8 +31,8 @@ async def import_large(
         header = await _write_log(store, keys, redo, base=base, meta=meta)
         decision = redolog.commit(keys=keys, base=base, header=header, meta=meta)
         await commit_import(store, keys, decision, base=base, meta=meta)
-    except StoreAmbiguous:
-        raise  # it may have been decided: the log must stay
+    except (StoreAmbiguous, StoreUnreachable):
+        raise  # it may have been decided, or the store is away: the next import sees to the log
     except StoreError:
         with suppress(StoreError):  # the next import drops it
             await _abandon(store, keys, import_id)
@@ -95,6 +95,10 @@ async def _write_log(
         await commit_all(store, redolog.log(parts, header=untouched))
     except StoreConflict as error:
         raise StoreConflict(explained(store.address, base, await store.get(keys.meta))) from error
+    except StoreAmbiguous as error:
+        raise StoreUnreachable(
+            f"{store.address}: no answer while an import was prepared; nothing of it is in force, try again"
+        ) from error
     return untouched
 
 
