@@ -7,7 +7,7 @@ import msgspec
 
 from orbitcontrol.cli.context import CommandContext, utc_now
 from orbitcontrol.cli.framework import OrbitCommand
-from orbitcontrol.cli.output import Column, table
+from orbitcontrol.cli.output import Column, emit_value, output_option, table
 from orbitcontrol.errors import OrbitError
 from orbitcontrol.ops.recovering import Recovery, chosen, restore, survey
 from orbitcontrol.planning.recovery import Restoration
@@ -21,15 +21,36 @@ _COLUMNS = (
 )
 
 
+class ShownRestoration(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """A revision to write back; ``machine`` is "" for the whole service."""
+
+    service: str
+    machine: str
+    revision: str | None
+    others: tuple[str, ...]
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
+    """The record that ``recover`` prints as JSON."""
+
+    restorations: list[ShownRestoration]
+    holding: dict[str, str]
+    absent: tuple[str, ...]
+
+
 @click.command(cls=OrbitCommand)
 @click.option("--write", is_flag=True, help="write the revisions back and end the holding")
+@output_option
 @click.pass_obj
-def recover(context: CommandContext, /, *, write: bool) -> None:
+def recover(context: CommandContext, /, *, write: bool, output: str) -> None:
     """After a lost store: compare what the fleet runs with it, restore the revisions, end the holding."""
 
     async def work(store: Store) -> None:
         recovery = await survey(store, context.keys)
-        _show(recovery)
+        if output in {"json", "yaml"}:
+            emit_value(_shown(recovery), output=output)
+        else:
+            _show(recovery)
         if not write or not recovery.is_needed:
             return
         decided = chosen(recovery, [_decided(one, context) for one in recovery.restorations])
@@ -37,6 +58,19 @@ def recover(context: CommandContext, /, *, write: bool) -> None:
         click.echo("revisions written back, the holding ends", err=True)
 
     context.with_store(work)
+
+
+def _shown(recovery: Recovery) -> Shown:
+    return Shown(
+        restorations=[
+            ShownRestoration(
+                service=one.service, machine=one.machine, revision=one.revision, others=one.others
+            )
+            for one in recovery.restorations
+        ],
+        holding=recovery.holding,
+        absent=recovery.absent,
+    )
 
 
 def _show(recovery: Recovery) -> None:

@@ -70,6 +70,8 @@ def recover_and_see_nothing_change(site: Site) -> None:
     shown = site.cluster.orbitctl("recover")
     assert "R2" in shown.out
     assert "holds" in shown.err
+    [restoration] = site.cluster.orbitctl("recover", "-o", "json").json["Restorations"]
+    assert (restoration["Service"], restoration["Revision"]) == ("web", "R2")
     site.cluster.orbitctl("recover", "--write")
     eventually(lambda: "orbitctl recover" not in problems(site.cluster), what="the holding ended")
     assert site.cluster.service("web")["Revision"] == "R2"
