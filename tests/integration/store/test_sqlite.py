@@ -527,7 +527,7 @@ def small_disk() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp())
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=True)
     yield path
-    subprocess.run(["umount", path], check=True)
+    subprocess.run(["umount", "--lazy", path], check=True)  # a test that failed may have files open there
     path.rmdir()
 
 
