@@ -47,6 +47,7 @@ _log = Log(__name__)
 T = TypeVar("T")
 
 _RUNS = "endpoints.json"
+_SAVE_AGAIN = 10.0
 _DOUBTS = frozenset({"tick", "relisted"})
 """Reasons of a wake after which the store may hold something else than was last read or written."""
 
@@ -79,7 +80,7 @@ class EndpointsLoop:
         self._seen: set[RunId] = set()
         """The runs that were there since this daemon started, as far as they matter still."""
         self._flapping: dict[tuple[str, int], Flapping] = {}
-        self._alarm = Alarm(self._wake, "calm again")
+        self._alarm = Alarm(self._wake, "another try")
         self._saved = self._runs.load()
         self._is_saved = True
 
@@ -250,6 +251,8 @@ class EndpointsLoop:
         except OrbitError as error:
             trouble["state directory"] = str(error)
         self._is_saved = not trouble
+        if trouble:
+            self._alarm.within(_SAVE_AGAIN)
         self._board.problems.report("endpoints", trouble)
 
     def _settle(self) -> None:

@@ -21,6 +21,7 @@ from orbitcontrol.model.configuration import Configuration
 from orbitcontrol.model.state import Alive, ConfigMeta, Endpoint, MachineRecord, Problem, Revisions
 from orbitcontrol.model.stored import KeyValue
 from orbitcontrol.planning.desired import effective_service
+from orbitcontrol.planning.redolog import overlaid, read_log
 from orbitcontrol.ports import Store
 
 T = TypeVar("T")
@@ -129,9 +130,8 @@ async def read_cluster(store: Store, keys: Keys) -> Cluster:
     reading = await store.read(keys.config, keys.deployments, keys.services, keys.machines, keys.all_alive)
     config, deployments, services, machines, alive = reading.ranges
     parser = _Parser(keys)
-    entries = {"/".join(keys.below(item.key)[1:]): item.value for item in config}
-    parsed = parse_entries(entries)
-    metas = parser.by_name((item for item in config if item.key == keys.meta), ConfigMeta)
+    meta = parser.by_name((item for item in config if item.key == keys.meta), ConfigMeta).get("meta")
+    parsed = parse_entries(parser.entries(config, meta))
     revisions = parse_deployments(keys, deployments, machine="")
     for entry, reason in parsed.broken.items():
         parser.broken.append(Problem(subject=f"config/{entry}", reason=reason))
@@ -139,7 +139,7 @@ async def read_cluster(store: Store, keys: Keys) -> Cluster:
         parser.broken.append(Problem(subject=f"service {service}", reason=reason))
     return Cluster(
         store=store.address,
-        meta=metas.get("meta"),
+        meta=meta,
         configuration=parsed.configuration,
         revisions=revisions,
         endpoints=parser.endpoints(services),
@@ -310,6 +310,18 @@ class _Parser:
             except UndecodableValue as error:
                 self.broken.append(Problem(subject=item.key, reason=str(error)))
         return found
+
+    def entries(self, config: Iterable[KeyValue], meta: ConfigMeta | None) -> dict[str, bytes]:
+        """The configuration's entries; while an import is being applied, as they will be after it."""
+        items = list(config)
+        entries = {"/".join(self._keys.below(item.key)[1:]): item.value for item in items}
+        if meta is None or meta.state != "applying":
+            return entries
+        try:
+            return overlaid(entries, read_log(items, keys=self._keys, import_id=meta.import_id or ""))
+        except UndecodableValue as error:
+            self.broken.append(Problem(subject="import", reason=str(error)))
+            return entries
 
     def endpoints(self, items: Iterable[KeyValue]) -> tuple[EndpointView, ...]:
         """Those of the items that are endpoints, by service and address."""
