@@ -7,7 +7,8 @@ run that a resumed session had published starts as up: it was proven before, and
 in force.
 
 With a thousand checks nearly every answer changes nothing. So an answer costs what it changes: only
-a new verdict of its run is told, and what turns in quick succession is told together.
+a new verdict of its run is told, and what turns in quick succession is told together. And checks are
+asked in small groups, at common moments of their interval: waking up for each costs more than asking.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from orbitcontrol.planning.health import (
     after_result,
     pause_after,
     trouble_of,
+    until_slot,
     verdict_of,
 )
 from orbitcontrol.ports import Prober
@@ -157,6 +159,8 @@ class HealthLoop:
             pause = pause_after(after, check, asked=asked)
             if after.passed_once and not before.passed_once:
                 pause *= random.uniform(0.5, 1)
+            if after.passed_once:
+                pause = until_slot(check, pause=pause, now=time.monotonic())
             await asyncio.sleep(pause)
 
     async def _probe(self, check: Check, run: Run) -> ProbeResult:

@@ -11,6 +11,7 @@ A run is up when all of its checks are up, and judged once that is so or one of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,6 +21,11 @@ from orbitcontrol.model.runs import ProbeResult, Verdict
 from orbitcontrol.model.service import Check, ExecCheck, GrpcCheck, HttpCheck, TcpCheck
 
 _FIRST_PAUSE = 0.1
+
+_SLOTS = 20
+"""Moments in an interval at which questions are put."""
+
+_SHORTEST_SLOT = 0.001
 
 
 class CheckState(Struct, frozen=True, kw_only=True):
@@ -71,6 +77,16 @@ def pause_after(state: CheckState, check: Check, *, asked: int) -> float:
     if state.passed_once:
         return float(check.interval)
     return float(min(_FIRST_PAUSE * 2 ** min(asked - 1, 10), check.interval))
+
+
+def until_slot(check: Check, *, pause: float, now: float) -> float:
+    """``pause``, made longer so that it ends at a slot of the check's interval.
+
+    Slots are the same for all checks of an interval. Asking a few together halves what a thousand
+    checks cost, for a twentieth of their interval at most.
+    """
+    slot = max(check.interval / _SLOTS, _SHORTEST_SLOT)
+    return math.ceil((now + pause) / slot) * slot - now
 
 
 def verdict_of(states: Sequence[CheckState]) -> Verdict:

@@ -1,6 +1,8 @@
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.runs import ProbeResult
@@ -11,6 +13,7 @@ from orbitcontrol.planning.health import (
     after_result,
     pause_after,
     trouble_of,
+    until_slot,
     verdict_of,
 )
 
@@ -122,3 +125,16 @@ def test_an_answer_that_changes_nothing_gives_the_same_state() -> None:
     check = DummyCheck(rise=2)
     up = states(check, "++")
     assert after_result(up, check, PASS, age=100) is up
+
+
+@given(interval=st.floats(0, 3600), part=st.floats(0.5, 1), now=st.floats(0, 1e7), later=st.floats(0, 0.01))
+def test_checks_of_an_interval_meet_and_wait_hardly_longer_than_they_would(
+    interval: float, part: float, now: float, later: float
+) -> None:
+    check = DummyCheck(interval=Duration(interval))
+    slot = max(interval / 20, 0.001)
+    pause = until_slot(check, pause=interval * part, now=now)
+    assert interval * part - 1e-6 <= pause <= interval * part + slot + 1e-6
+    other = until_slot(check, pause=interval, now=now + later)
+    apart = (now + later + other) - (now + pause)
+    assert apart / slot == pytest.approx(round(apart / slot), abs=1e-3)
