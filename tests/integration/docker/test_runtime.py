@@ -175,7 +175,7 @@ async def test_an_engine_that_falls_silent_is_unreachable(
 async def test_the_end_of_a_log_is_read_and_not_all_of_it(
     runtime: DockerRuntime, engine: Engine, image: str
 ) -> None:
-    script = "i=0; while [ $i -lt 50 ]; do i=$((i+1)); echo line $i; done; echo the end >&2"
+    script = "i=0; while [ $i -lt 50 ]; do i=$((i+1)); echo line $i; done; sleep 1; echo the end >&2"
     engine.docker("run", "--name", "subject", image, "sh", "-c", script)
     container = engine.inspect("subject", "{{.Id}}")
     assert (await runtime.log_tail(container, lines=2, size=100)).splitlines() == ["line 50", "the end"]
