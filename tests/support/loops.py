@@ -17,7 +17,7 @@ from orbitcontrol.ports import Store
 T = TypeVar("T")
 
 ADDRESS = "10.0.0.1"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 WEB = EffectiveService(service=Service(name="web", endpoint_port=80, checks=(DummyCheck(),)))
 RUN = Run(id=RunId("web"), effective=WEB, host=ADDRESS, port=80)

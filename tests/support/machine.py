@@ -24,7 +24,7 @@ from support.etcd import EtcdServer, free_ports
 T = TypeVar("T")
 
 ORBITCTL = [sys.executable, "-m", "orbitcontrol"]
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def eventually(look: Callable[[], T], *, what: str, timeout: float = PATIENCE) -> T:

@@ -88,7 +88,7 @@ def test_a_refused_template_leaves_the_last_good_one_serving_with_current_endpoi
     assert site.get() == "this is R1"
 
     site.engine.docker("kill", "web")
-    eventually(lambda: site.get() == "", what="the ended container out of rotation", timeout=10)
+    eventually(lambda: site.get() == "", what="the ended container out of rotation")
     eventually(lambda: site.get() == "this is R1", what="the new container served by the last good template")
 
 

@@ -21,7 +21,7 @@ from orbitcontrol.probes.exec import ExecProber
 pytestmark = pytest.mark.integration
 
 LATE = 3.0
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest_asyncio.fixture

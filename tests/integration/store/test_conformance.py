@@ -30,7 +30,7 @@ from orbitcontrol.ports import Store
 
 pytestmark = pytest.mark.integration
 
-SOON = 10.0
+SOON = 30.0
 WEB = Range.prefix("/web/")
 
 
