@@ -101,7 +101,6 @@ class ContainersLoop:
         self._effective: dict[str, EffectiveService] = {}
         self._ran: set[str] = set()  # services that had a run in the life of this daemon
         self._looked = False
-        self._silence = ""
         self._alarm: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -131,7 +130,7 @@ class ContainersLoop:
         )  # from before the look: what ends meanwhile is not in what is seen
         self._died.clear()
         seen = await self._runtime.containers()
-        self._looked, self._silence = True, ""
+        self._looked = True
         wanted = {one.key: one for one in wanted_containers(desired)}
         observed = self._adopted.labelled(seen, wanted.values(), address=desired.machine.address)
         own = own_containers(observed, address=desired.machine.address)
@@ -210,9 +209,6 @@ class ContainersLoop:
         seen = [report for report in self._board.instances.value if report.service in containers]
         reports = [*seen, *process_reports(desired, self._board.verdicts.value)]
         self._board.instances.set(tuple(sorted(reports, key=lambda one: (one.service, one.instance))))
-        if containers and reason != self._silence:
-            _log.warning("containers are left as they are", reason=reason)
-        self._silence = reason
         self._board.problems.report(_OWNER, {"docker": reason} if containers else {})
         self._set_alarm(asyncio.get_running_loop().time() + _LONGEST_PAUSE)
 

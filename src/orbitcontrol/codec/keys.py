@@ -39,10 +39,6 @@ class Keys(Struct, frozen=True):
         return Range.prefix(f"{self.base}/config/tags/{tag}/")
 
     @property
-    def tag_configs(self) -> Range:
-        return Range.prefix(f"{self.base}/config/tags/")
-
-    @property
     def import_logs(self) -> Range:
         return Range.prefix(f"{self.base}/config/import/")
 
