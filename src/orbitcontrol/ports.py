@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from orbitcontrol.codec.haproxy import CheckResult
+from orbitcontrol.codec.haproxy_runtime import Command, Running
 from orbitcontrol.model.configuration import ProxyConfiguration
 from orbitcontrol.model.containers import (
     ContainerEvent,
@@ -31,7 +32,8 @@ from orbitcontrol.model.stored import (
     Range,
     Reading,
 )
-from orbitcontrol.planning.proxy import Directories, Running
+from orbitcontrol.planning.proxy import Directories, Life
+from orbitcontrol.planning.servers import Place
 
 
 class Store(Protocol):
@@ -176,13 +178,25 @@ class Proxy(Protocol):
     async def check(self, text: str, configuration: ProxyConfiguration) -> CheckResult:
         """Lets HAProxy read the text, with its certificates and files in place. Nothing that runs changes."""
 
+    async def servers(self) -> Running:
+        """The servers as they run, by the runtime socket."""
+
+    async def execute(self, commands: Sequence[Command]) -> list[str]:
+        """Carries out commands on the runtime socket, all of them; what HAProxy refused, and why."""
+
+    async def sessions(self, places: Collection[Place]) -> Mapping[Place, int]:
+        """How many sessions each of the servers has, those in its queue too."""
+
+    async def replace(self, text: str) -> None:
+        """Writes a text that HAProxy runs already. The one before is not kept: nothing was wrong with it."""
+
     async def apply(self, text: str, configuration: ProxyConfiguration) -> None:
         """Writes the text and has HAProxy load it. When it did not, the old file is put back.
 
         Raises HAProxyRejected when HAProxy does not take it, other errors when it cannot be told to.
         """
 
-    async def ensure(self, *, start: bool) -> Running:
+    async def ensure(self, *, start: bool) -> Life:
         """Sees to it that HAProxy runs what is on disk, if it is ours to run, and says whether it does.
 
         It is started only with ``start``, and not before its pause after a failure is over. One

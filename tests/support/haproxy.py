@@ -19,13 +19,15 @@ from orbitcontrol.agent.follower import Sight
 from orbitcontrol.agent.proxy import ProxyLoop
 from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.haproxy import Processes
+from orbitcontrol.codec.haproxy_runtime import parse_servers
+from orbitcontrol.codec.haproxy_text import layout
 from orbitcontrol.errors import HAProxyError, StoreUnreachable
 from orbitcontrol.haproxy.master import MasterSocket
 from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
 from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConfiguration
 from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
-from orbitcontrol.planning.proxy import ProxyState, digest
+from orbitcontrol.planning.proxy import ProxyState, loaded
 from orbitcontrol.planning.rotation import Published
 from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
@@ -84,9 +86,14 @@ class HAProxyHome:
         return reply.decode()
 
     async def servers(self) -> set[str]:
-        """The servers that the serving worker has, as it says itself."""
-        rows = (await self.runtime("show servers state")).splitlines()[2:]
-        return {row.split()[3] for row in rows if row.strip()}
+        """The servers that get new connections, as the serving worker says itself."""
+        sections = parse_servers(await self.runtime("show servers state"))
+        return {
+            name
+            for servers in sections.values()
+            for name, server in servers.items()
+            if server.admin == "ready"
+        }
 
     async def get(self) -> str:
         """The body of one request through HAProxy; raises OSError when nobody listens."""
@@ -252,7 +259,7 @@ class LoadBalancer:
         """Waits until the loop has seen HAProxy load what is on the disk."""
 
         async def holds() -> bool:
-            return self.state.load().applied == digest(self.home.config.read_text())
+            return self.state.load().applied == loaded(layout(self.home.config.read_text()))
 
         await eventually(holds, "the file on disk seen to be loaded")
 

@@ -2,8 +2,8 @@
 
 Each step decides which endpoints are to be known (``agent.proxy_rotation``) and tries the templates
 worth trying, newest first (``agent.proxy_attempt``). Woken by the configuration, the endpoints, the
-machines that are alive, HAProxy's own end, and what is found out about orphans; changes that come
-together are one reload.
+machines that are alive, HAProxy's own end, and what is found out about orphans. What comes while a
+step is taken is the next one's, so a burst of changes is a few batches.
 
 A machine whose tags carry no template any more keeps its HAProxy, with the last good template and
 current endpoints, and says so; it is not started again when somebody ends it. Taking a load
@@ -21,16 +21,19 @@ from orbitcontrol.agent.orphans import EVERY, Connector, OrphanConnects
 from orbitcontrol.agent.proxy_attempt import Accepted, Attempts, Refused, Round, Undecided
 from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.agent.proxy_rotation import EndpointWatch, Rotator
+from orbitcontrol.agent.proxy_servers import ServerKeeper
+from orbitcontrol.agent.reloads import Reloads
+from orbitcontrol.codec.haproxy_text import layout
 from orbitcontrol.errors import HAProxyError
 from orbitcontrol.log import Log
-from orbitcontrol.model.configuration import Desired
+from orbitcontrol.model.configuration import Desired, ProxyConfiguration
 from orbitcontrol.model.state import ProxyVerdict
 from orbitcontrol.planning.proxy import (
     NO_ADMIN_SOCKET,
-    Running,
+    Life,
     candidates,
-    digest,
     has_admin_socket,
+    loaded,
     template_path,
 )
 from orbitcontrol.planning.rotation import Place
@@ -39,10 +42,8 @@ from orbitcontrol.ports import Proxy, StateFiles
 _log = Log(__name__)
 
 QUIET = 0.05
-"""Seconds without a further change before the loop acts on one."""
-
 LONGEST_DELAY = 0.5
-"""Seconds after which it acts on changes that never pause."""
+"""Seconds without a further change before a reload, and seconds after which it comes in any case."""
 
 _HELD = "which template this machine is to have cannot be told from its configuration"
 
@@ -50,7 +51,8 @@ _HELD = "which template this machine is to have cannot be told from its configur
 class ProxyLoop:
     """Keeps HAProxy's configuration true. ``watch`` is run by whoever made it.
 
-    ``connect_every`` is the pause between two rounds of connects to orphans, in seconds.
+    ``connect_every`` is the pause between two rounds of connects to orphans; ``quiet`` and ``longest``
+    are how long a reload waits for more changes. All are seconds.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class ProxyLoop:
         files: StateFiles,
         tick: float = TICK,
         connect_every: float = EVERY,
+        quiet: float = QUIET,
+        longest: float = LONGEST_DELAY,
     ) -> None:
         self._board = board
         self._proxy = proxy
@@ -75,7 +79,15 @@ class ProxyLoop:
         self._rotator = Rotator(
             board=board, watch=watch, memory=self._memory, connects=self._connects, alarm=self._alarm
         )
-        self._attempts = Attempts(proxy=proxy, memory=self._memory, alarm=self._alarm)
+        self._servers = ServerKeeper(proxy=proxy, alarm=self._alarm)
+        self._reloads = Reloads(board=board, files=files, quiet=quiet, longest=longest)
+        self._attempts = Attempts(
+            proxy=proxy,
+            memory=self._memory,
+            servers=self._servers,
+            reloads=self._reloads,
+            alarm=self._alarm,
+        )
         self._checked: frozenset[Place] = frozenset()
         self._absence_logged = False
 
@@ -87,6 +99,7 @@ class ProxyLoop:
         self._connects.reached.subscribe(self._wake)
         self._proxy.subscribe(self._wake.ring)
         await self._memory.load()
+        await self._reloads.load()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._connects.run(), name="orphans")
@@ -95,11 +108,9 @@ class ProxyLoop:
             self._alarm.cancel()
             await self._proxy.close()
 
-    async def _step(self, reasons: frozenset[str]) -> None:
+    async def _step(self, _: frozenset[str]) -> None:
         trouble: dict[str, str] = {}
         running = await self._keep_running(trouble)
-        if "start" not in reasons:
-            await self._settle()
         desired = self._board.desired.value
         if desired is not None:
             now = Round(
@@ -115,15 +126,7 @@ class ProxyLoop:
             self._look_after_orphans(now)
         self._board.problems.report("proxy", trouble)
 
-    async def _settle(self) -> None:
-        """Waits until changes pause for ``QUIET``, at most ``LONGEST_DELAY``."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + LONGEST_DELAY
-        while (left := deadline - clock()) > 0:
-            if await self._wake.wait(min(QUIET, left)) == {"tick"}:
-                return
-
-    async def _keep_running(self, trouble: dict[str, str]) -> Running | None:
+    async def _keep_running(self, trouble: dict[str, str]) -> Life | None:
         """A managed HAProxy runs what is on disk, whatever is known of the store. None: it cannot."""
         desired = self._board.desired.value
         try:
@@ -132,13 +135,14 @@ class ProxyLoop:
             trouble["haproxy"] = str(error)
             return None
         if running == "started" and (text := await self._proxy.current()) is not None:
-            await self._memory.remember(applied=digest(text))
+            self._servers.forget()
+            await self._memory.remember(applied=loaded(layout(text)))
         return running
 
     async def _converge(self, now: Round) -> None:
         """Gives HAProxy the best template that it takes, with the endpoints of now."""
         wanted = None if now.desired.proxy_held else now.desired.proxy
-        for candidate in candidates(wanted, self._memory.state.good):
+        for candidate in self._order(wanted):
             outcome = await self._attempts.attempt(candidate, now)
             if candidate == wanted and not isinstance(outcome, Undecided):
                 self._judge(now, outcome)
@@ -149,10 +153,21 @@ class ProxyLoop:
                 if not has_admin_socket(outcome.text):
                     advice = f"{template_path(candidate.tag)}: {NO_ADMIN_SOCKET}"
                     now.trouble.setdefault("template", advice)
-                break
+                if candidate == wanted or wanted is None:
+                    break
+        if self._servers.corrected:
+            now.trouble.setdefault("haproxy", self._servers.corrected)
         if now.desired.proxy_held:
             self._judge(now, Refused(_HELD))
         self._watch.follow(frozenset(now.asked))
+
+    def _order(self, wanted: ProxyConfiguration | None) -> tuple[ProxyConfiguration, ...]:
+        """The templates to try. One that was refused is tried after the good one has today's servers."""
+        good = self._memory.state.good
+        order = candidates(wanted, good)
+        if wanted is not None and wanted != good and self._attempts.was_refused(wanted):
+            return order[::-1]
+        return order
 
     def _judge(self, now: Round, outcome: Accepted | Refused) -> None:
         error = outcome.error if isinstance(outcome, Refused) else ""

@@ -1,28 +1,46 @@
 """One template's way into HAProxy: rendered, compared, checked, loaded, remembered.
 
+Servers alone are changed at runtime (``agent.proxy_servers``); all else is a reload, together with
+what changes in the moments before it (``agent.reloads``).
+
 It is never given to HAProxy before the endpoints of every service that it names were listed once
 (I1: not knowing an endpoint is not the same as its absence), nor what ``haproxy -c`` refused (I5).
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable
 
 from msgspec import Struct
 
 from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.agent.proxy_rotation import Known
+from orbitcontrol.agent.proxy_servers import ServerKeeper, Version
 from orbitcontrol.agent.refusals import Refusals
+from orbitcontrol.agent.reloads import Reloads
+from orbitcontrol.codec.haproxy_text import layout
 from orbitcontrol.errors import HAProxyError, HAProxyRejected
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, ProxyConfiguration
 from orbitcontrol.model.state import Endpoint
 from orbitcontrol.planning.orphans import serving
-from orbitcontrol.planning.proxy import as_named, change, digest, explain, template_path
+from orbitcontrol.planning.proxy import (
+    as_named,
+    difference,
+    explain,
+    has_admin_socket,
+    loaded,
+    needs_reload,
+    size_of_change,
+    template_path,
+)
 from orbitcontrol.planning.render import RenderContext, Rendered, RenderFailed, render
 from orbitcontrol.planning.rotation import Place, Rotation, Routes
 from orbitcontrol.planning.server_checks import checked_servers
+from orbitcontrol.planning.server_ids import numbered
 from orbitcontrol.ports import Proxy
 
 _log = Log(__name__)
@@ -64,23 +82,19 @@ class Round(Struct, frozen=True, kw_only=True):
 
 
 class _Made(Struct, frozen=True, kw_only=True):
-    """A rendered template, with all it was made from."""
+    """A rendered template, with all it was made from. ``version`` is its text with servers' numbers."""
 
     candidate: ProxyConfiguration
     context: RenderContext
-    rendered: Rendered
+    services: frozenset[str]
+    version: Version
     rotation: Rotation
     checked: frozenset[Place]
 
     @property
-    def services(self) -> list[str]:
-        """The services that it routes to."""
-        return sorted(self.rendered.services)
-
-    @property
     def routes(self) -> dict[str, dict[str, Endpoint]]:
-        """Their endpoints."""
-        return {service: self.rotation.routes[service] for service in self.services}
+        """The endpoints of the services that it routes to."""
+        return {service: self.rotation.routes[service] for service in sorted(self.services)}
 
     def known_with(self, before: Routes) -> dict[str, dict[str, Endpoint]]:
         """What may be routed to while one configuration takes the place of another."""
@@ -91,33 +105,43 @@ class _Made(Struct, frozen=True, kw_only=True):
 class Attempts:
     """Tries templates on HAProxy, and what it refused not again too soon (``agent.refusals``)."""
 
-    def __init__(self, *, proxy: Proxy, memory: ProxyMemory, alarm: Alarm) -> None:
+    def __init__(
+        self, *, proxy: Proxy, memory: ProxyMemory, servers: ServerKeeper, reloads: Reloads, alarm: Alarm
+    ) -> None:
         self._proxy = proxy
         self._memory = memory
+        self._servers = servers
+        self._reloads = reloads
         self._alarm = alarm
         self._refusals = Refusals()
+        self._disk: Version | None = None
+
+    def was_refused(self, candidate: ProxyConfiguration) -> bool:
+        """True when HAProxy's last word on the template was no."""
+        return self._refusals.of(candidate) is not None
 
     async def attempt(self, candidate: ProxyConfiguration, now: Round) -> Outcome:
         """Renders one template and sees to it that HAProxy runs the result."""
-        made = self._make(candidate, now)
-        if not isinstance(made, _Made):
-            return made
-        text = made.rendered.text
         try:
-            on_disk = await self._proxy.current()
-            reason = change(rendered=text, on_disk=on_disk, applied=self._memory.state.applied)
-            if reason is None:
-                await self._remember_good(made)
-                return Accepted(text, made.checked)
-            if text == on_disk and not now.startable:
-                return Undecided()  # it will be started from this very file
-            return await self._check_and_apply(made, reason)
+            disk = await self._on_disk()
+            made = self._make(candidate, now, disk)
+            return await self._converge(made, disk, now) if isinstance(made, _Made) else made
         except HAProxyError as error:
             now.trouble["haproxy"] = str(error)
             self._alarm.within(_RETRY)
             return Undecided()
 
-    def _make(self, candidate: ProxyConfiguration, now: Round) -> _Made | Refused | Undecided:
+    async def _on_disk(self) -> Version | None:
+        text = await self._proxy.current()
+        if text is None:
+            return None
+        if self._disk is None or self._disk.text != text:
+            self._disk = Version(text, layout(text))
+        return self._disk
+
+    def _make(
+        self, candidate: ProxyConfiguration, now: Round, disk: Version | None
+    ) -> _Made | Refused | Undecided:
         """The rendering without unreachable orphans that HAProxy does not look after itself.
 
         Which those are is read off a rendering with all of them, which mostly is the one wanted.
@@ -127,7 +151,7 @@ class Attempts:
         context = self._context(candidate, now, endpoints)
         rendered = self._render(candidate, context, now)
         if isinstance(rendered, Rendered) and rotation.orphans:
-            checked = checked_servers(rendered.text, rotation.orphans)
+            checked = checked_servers(layout(rendered.text), rotation.orphans)
             reached = serving(rotation, orphans, checked=checked)
             if reached != endpoints:
                 context = self._context(candidate, now, reached)
@@ -135,7 +159,12 @@ class Attempts:
         if not isinstance(rendered, Rendered):
             return rendered
         return _Made(
-            candidate=candidate, context=context, rendered=rendered, rotation=rotation, checked=checked
+            candidate=candidate,
+            context=context,
+            services=rendered.services,
+            version=Version(*numbered(rendered.text, before=disk.layout if disk is not None else None)),
+            rotation=rotation,
+            checked=checked,
         )
 
     def _render(
@@ -168,28 +197,66 @@ class Attempts:
             socket=self._proxy.socket,
         )
 
-    async def _check_and_apply(self, made: _Made, reason: str) -> Accepted | Refused:
-        """Has HAProxy check the text and load it. Raises HAProxyError when it could not be asked."""
-        candidate, text = made.candidate, made.rendered.text
-        standing = self._refusals.of(candidate)
-        if standing is not None and standing.stands_for(text, now=time.monotonic()):
+    async def _converge(self, made: _Made, disk: Version | None, now: Round) -> Outcome:
+        """Brings HAProxy to the made text: its servers at runtime, anything else by a reload."""
+        wanted = made.version
+        applied = self._memory.state.applied
+        reason = needs_reload(wanted=wanted.layout, disk=disk.layout if disk else None, applied=applied)
+        if reason is None and disk is not None:
+            if not now.startable:
+                if wanted.text != disk.text:  # it will be started from this file
+                    await self._proxy.replace(wanted.text)
+                return Undecided()
+            saved = asyncio.create_task(self._remember_all(made))
+            try:
+                reason = await self._change_servers(made, disk, saved)
+            finally:
+                await saved
+        if reason is None:
+            await self._remember_good(made)
+            return Accepted(wanted.text, made.checked)
+        standing = self._refusals.of(made.candidate)
+        if standing is not None and standing.stands_for(wanted.text, now=time.monotonic()):
             self._alarm.within(standing.backoff.ready_at - time.monotonic())
             return Refused(standing.error)
+        if disk is not None and now.startable and (pause := self._reloads.pause(wanted.text)) > 0:
+            self._alarm.within(pause)
+            return Undecided()
+        return await self._check_and_load(made, disk, reason)
+
+    async def _change_servers(self, made: _Made, disk: Version, saved: Awaitable[None]) -> str | None:
+        """Has HAProxy's servers changed at runtime; why only a reload can do it."""
+        wanted = made.version
+        if not has_admin_socket(wanted.text):
+            changes = difference(disk.layout, wanted.layout)
+            return None if wanted.text == disk.text else f"{changes}; there is no runtime socket"
+        try:
+            return await self._servers.converge(wanted, disk, draining=_draining(made.routes), saved=saved)
+        except HAProxyError as error:
+            if wanted.text == disk.text:
+                raise
+            return f"{difference(disk.layout, wanted.layout)}; not at runtime: {error}"
+
+    async def _check_and_load(self, made: _Made, disk: Version | None, reason: str) -> Accepted | Refused:
+        """Has HAProxy check the text and load it. Raises HAProxyError when it could not be asked."""
+        candidate, text = made.candidate, made.version.text
         checked = await self._proxy.check(text, candidate)
         if not checked.accepted:
             lines = render(candidate.template, made.context, with_lines=True).lines
             messages = explain(checked.messages, tag=candidate.tag, file=checked.file, lines=lines)
             return self._refuse(candidate, text, "\n".join(messages), by_reload=False)
-        # before the reload: what may be routed to from now on must be known after a crash
-        await self._memory.remember(endpoints=made.known_with(self._memory.state.endpoints))
+        await self._remember_all(made, applied="")
+        size = size_of_change(disk.layout if disk else None, made.version.layout)
         try:
-            await self._proxy.apply(text, candidate)
+            async with self._reloads.recorded(reason, size=size):
+                await self._proxy.apply(text, candidate)
         except HAProxyRejected as error:
+            await self._memory.remember(applied=loaded(disk.layout) if disk else "")
             message = f"{template_path(candidate.tag)}: not loaded: {'; '.join(error.messages)}"
             return self._refuse(candidate, text, message, by_reload=True)
-        _log.info("HAProxy loaded a new configuration", reason=reason)
+        self._servers.forget()
         self._refusals.forget(candidate)
-        await self._memory.remember(applied=digest(text))
+        await self._memory.remember(applied=loaded(made.version.layout))
         await self._remember_good(made)
         return Accepted(text, made.checked)
 
@@ -200,6 +267,21 @@ class Attempts:
         self._alarm.within(refusal.backoff.ready_at - now)
         return Refused(error)
 
+    async def _remember_all(self, made: _Made, **more: object) -> None:
+        """What may be routed to from now on must be known after a crash, and what was routed to, too."""
+        await self._memory.remember(endpoints=made.known_with(self._memory.state.endpoints), **more)
+
     async def _remember_good(self, made: _Made) -> None:
-        services = {name: as_named(made.context.services[name]) for name in made.services}
+        services = {name: as_named(made.context.services[name]) for name in sorted(made.services)}
         await self._memory.remember(good=made.candidate, services=services, endpoints=made.routes)
+
+
+def _draining(routes: Routes) -> frozenset[str]:
+    """Draining endpoints as servers may be called: by name and by address."""
+    return frozenset(
+        name
+        for service, entries in routes.items()
+        for address, endpoint in entries.items()
+        if endpoint.state == "draining"
+        for name in (address, f"{service}-{address}")
+    )

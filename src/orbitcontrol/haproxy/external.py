@@ -12,7 +12,7 @@ from pathlib import Path
 from orbitcontrol.errors import HAProxyError, HAProxyRejected
 from orbitcontrol.haproxy.check import run_program
 from orbitcontrol.haproxy.master import PATIENCE, MasterSocket
-from orbitcontrol.planning.proxy import Running
+from orbitcontrol.planning.proxy import Life
 
 COMMAND_DEADLINE = 30.0
 
@@ -27,7 +27,7 @@ class ExternalProcess:
     def subscribe(self, notify: Callable[[str], None]) -> None:
         """Nothing to tell: whoever runs it watches it."""
 
-    async def ensure(self, *, start: bool) -> Running:  # noqa: ARG002 -- the same call as of a managed one
+    async def ensure(self, *, start: bool) -> Life:  # noqa: ARG002 -- the same call as of a managed one
         """Others see to that."""
         return "running"
 

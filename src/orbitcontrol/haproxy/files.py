@@ -35,6 +35,11 @@ def read_text(path: Path) -> str | None:
         return None
 
 
+def write_config(path: Path, text: str) -> None:
+    """Replaces a configuration; its owner and mode stay."""
+    replace_file(path, text.encode(errors="surrogateescape"), keep_access=True)
+
+
 def keep_backup(path: Path) -> None:
     """Keeps the file's present content as its newest backup; one that is kept already is not kept twice."""
     content = read_text(path)

@@ -24,7 +24,7 @@ from orbitcontrol.haproxy.check import environment
 from orbitcontrol.haproxy.master import MasterSocket, NobodyListens, alerts
 from orbitcontrol.log import Log
 from orbitcontrol.planning.backoff import Backoff, ended, failed, seen
-from orbitcontrol.planning.proxy import Running
+from orbitcontrol.planning.proxy import Life
 
 _log = Log(__name__)
 
@@ -52,7 +52,7 @@ class ManagedProcess:
     def subscribe(self, notify: Callable[[str], None]) -> None:
         self._notify = notify
 
-    async def ensure(self, *, start: bool) -> Running:
+    async def ensure(self, *, start: bool) -> Life:
         """Adopts a running HAProxy, or starts it. See ``ports.Proxy``."""
         self._backoff = seen(self._backoff, up=self._pidfd is not None, now=time.monotonic())
         if self._pidfd is not None or await self._adopt():

@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import glob
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
 
-from orbitcontrol.atomicfile import replace_file
 from orbitcontrol.codec.haproxy import CheckResult
+from orbitcontrol.codec.haproxy_runtime import Command, Running
 from orbitcontrol.errors import HAProxyError
 from orbitcontrol.haproxy import files
 from orbitcontrol.haproxy.check import check_file
 from orbitcontrol.haproxy.external import ExternalProcess
 from orbitcontrol.haproxy.process import ManagedProcess
+from orbitcontrol.haproxy.runtime import RuntimeSocket
 from orbitcontrol.model.configuration import ProxyConfiguration
-from orbitcontrol.planning.proxy import Directories, Running
+from orbitcontrol.planning.proxy import Directories, Life
+from orbitcontrol.planning.servers import Place
 
 _T = TypeVar("_T")
 
@@ -55,6 +57,7 @@ class HAProxy:
         self._files = directory / "haproxy_files"
         self._binary = settings.binary
         self._socket = _first_match(settings.socket) or str(directory / "haproxy.sock")
+        self._runtime = RuntimeSocket(self._socket)
         self._process: ManagedProcess | ExternalProcess = (
             ManagedProcess(self._config, binary=settings.binary)
             if settings.managed
@@ -82,6 +85,18 @@ class HAProxy:
         finally:
             candidate.unlink(missing_ok=True)
 
+    async def servers(self) -> Running:
+        return await self._runtime.servers()
+
+    async def execute(self, commands: Sequence[Command]) -> list[str]:
+        return await self._runtime.execute(commands) if commands else []
+
+    async def sessions(self, places: Collection[Place]) -> Mapping[Place, int]:
+        return await self._runtime.sessions(places)
+
+    async def replace(self, text: str) -> None:
+        await _off_loop(files.write_config, self._config, text)
+
     async def apply(self, text: str, configuration: ProxyConfiguration) -> None:
         before = await self.current()
         await _off_loop(files.keep_backup, self._config)
@@ -93,7 +108,7 @@ class HAProxy:
             raise
         await _off_loop(self._prune)
 
-    async def ensure(self, *, start: bool) -> Running:
+    async def ensure(self, *, start: bool) -> Life:
         return await self._process.ensure(start=start)
 
     def subscribe(self, notify: Callable[[str], None]) -> None:
@@ -106,13 +121,13 @@ class HAProxy:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_files(self._certs, configuration.certs)
         files.write_files(self._files, configuration.haproxy_files)
-        replace_file(path, text.encode(), keep_access=True)
+        files.write_config(path, text)
 
     def _put_back(self, before: str | None) -> None:
         if before is None:
             self._config.unlink(missing_ok=True)
         else:
-            replace_file(self._config, before.encode(errors="surrogateescape"), keep_access=True)
+            files.write_config(self._config, before)
 
     def _prune(self) -> None:
         for parent in (self._certs, self._files):

@@ -103,6 +103,20 @@ class ProxyVerdict(_Stored, frozen=True, kw_only=True):
     error: str = ""
 
 
+class Reload(_Stored, frozen=True, kw_only=True):
+    """One reload of HAProxy. ``at`` is RFC 3339 in UTC, ``size`` the number of lines that changed.
+
+    ``refused``: HAProxy did not take the configuration; ``failed``: it could not be told to, or nobody
+    can tell.
+    """
+
+    at: str
+    reason: str
+    size: int
+    seconds: float
+    outcome: Literal["loaded", "refused", "failed"]
+
+
 class InstanceReport(_Stored, frozen=True, kw_only=True):
     """One instance of a service as its machine last saw it.
 

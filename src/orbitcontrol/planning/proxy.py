@@ -1,20 +1,23 @@
-"""What HAProxy is to be given: which template, whether it differs from what runs, and why.
+"""What HAProxy is to be given: which template, whether it must be loaded, and why.
 
 A template that was refused does not take the load balancer down: the last good one goes on, with
-today's endpoints. Whether there is anything to do is decided by comparing texts, never by what
-woke the loop: the same inputs give the same text, and the same text gives no reload (I8).
+today's endpoints. Whether there is anything to do is decided by comparing texts and servers, never
+by what woke the loop: the same inputs give the same text, and the same text gives no reload (I8).
+Changes of servers alone are planned in ``planning.servers``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
 from orbitcontrol.codec.haproxy import Message
+from orbitcontrol.codec.haproxy_text import Layout, Server
 from orbitcontrol.model.configuration import ProxyConfiguration
 from orbitcontrol.model.service import Container, Service
 from orbitcontrol.model.state import Endpoint
@@ -23,8 +26,6 @@ from orbitcontrol.planning.orphans import Orphan
 _NAMED = 5
 """How many servers a reason names before it counts the rest."""
 
-_SECTION = re.compile(r"^(global|defaults|frontend|backend|listen|userlist|peers|resolvers|cache)\b\s*(\S*)")
-_SERVER = re.compile(r"^\s+server\s+(\S+)")
 _LINE_IN_TEXT = re.compile(r"\bat line (\d+)\b")
 _ADMIN_SOCKET = re.compile(r"^\s*stats\s+socket\s.*\blevel\s+admin\b", re.MULTILINE)
 NO_ADMIN_SOCKET = "no `stats socket {{ socket }} … level admin` in `global`: each change is a reload"
@@ -49,7 +50,7 @@ _ADVICE = (
 )
 
 
-Running = Literal["running", "started", "down"]
+Life = Literal["running", "started", "down"]
 """Whether HAProxy runs; ``started``: since this very moment, from the file on disk."""
 
 
@@ -65,8 +66,8 @@ class ProxyState(Struct, frozen=True, kw_only=True, rename="pascal"):
 
     ``good`` is the last template that HAProxy took, with the services it named (a service may be
     gone from the configuration while ``good`` still routes to it); ``endpoints`` are those it
-    routes to, ``orphans`` those of them whose machine is gone; ``applied`` is the digest of the text
-    that HAProxy loaded last.
+    routes to, ``orphans`` those of them whose machine is gone; ``applied`` is ``loaded`` of the text
+    that HAProxy was last seen to load, "" while it is being told to.
     """
 
     good: ProxyConfiguration | None = None
@@ -93,11 +94,6 @@ def template_path(tag: str) -> str:
     return f"machineconfigurations/tags/{tag}/haproxy.tpl"
 
 
-def digest(text: str) -> str:
-    """The fingerprint by which a configuration is recognised."""
-    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
-
-
 def candidates(
     desired: ProxyConfiguration | None, good: ProxyConfiguration | None
 ) -> tuple[ProxyConfiguration, ...]:
@@ -107,18 +103,27 @@ def candidates(
     return wanted + fallback
 
 
-def change(*, rendered: str, on_disk: str | None, applied: str) -> str | None:
-    """Why HAProxy must be given the rendered text; None when it runs it already."""
-    if on_disk is None:
+def loaded(layout: Layout) -> str:
+    """The fingerprint of what only a reload brings in."""
+    return hashlib.sha256("\n".join(layout.rest).encode(errors="surrogateescape")).hexdigest()
+
+
+def needs_reload(*, wanted: Layout, disk: Layout | None, applied: str) -> str | None:
+    """Why HAProxy must load the wanted text, whatever is done at runtime; None when it need not.
+
+    ``applied`` is ``loaded`` of what HAProxy was last seen to load.
+    """
+    if disk is None:
         return "first configuration"
-    if rendered != on_disk:
-        return _difference(on_disk, rendered)
-    if digest(rendered) != applied:
+    if wanted.rest != disk.rest:
+        return difference(disk, wanted)
+    if loaded(wanted) != applied:
         return "the file on disk was not seen to be loaded"
     return None
 
 
-def _difference(before: str, after: str) -> str:
+def difference(before: Layout, after: Layout) -> str:
+    """What changed between two texts, for people."""
     old, new = _servers(before), _servers(after)
     parts = [
         f"{what}: {_some(names)}"
@@ -129,9 +134,20 @@ def _difference(before: str, after: str) -> str:
         )
         if names
     ]
-    if _without_servers(before) != _without_servers(after):
+    if before.rest != after.rest:
         parts.append("template, certificates or files changed")
     return "; ".join(parts) or "order of the servers changed"
+
+
+def size_of_change(before: Layout | None, after: Layout) -> int:
+    """How many lines and servers differ."""
+    if before is None:
+        return len(after.rest) + len(_servers(after))
+    old, new = _servers(before), _servers(after)
+    servers = sum(old.get(name) != new.get(name) for name in old.keys() | new.keys())
+    lines = Counter(after.rest)
+    lines.subtract(before.rest)
+    return servers + sum(map(abs, lines.values()))
 
 
 def _some(names: Iterable[str]) -> str:
@@ -140,20 +156,13 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _servers(text: str) -> dict[str, str]:
-    """Every server line of a configuration by ``section/server``."""
-    servers: dict[str, str] = {}
-    section = ""
-    for line in text.splitlines():
-        if (head := _SECTION.match(line)) is not None:
-            section = head[2] or head[1]
-        elif (server := _SERVER.match(line)) is not None:
-            servers[f"{section}/{server[1]}"] = line.strip()
-    return servers
-
-
-def _without_servers(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip() and not _SERVER.match(line)]
+def _servers(layout: Layout) -> dict[str, Server]:
+    """Every server that can be changed at runtime, by ``section/server``."""
+    return {
+        f"{name}/{server.name}": server
+        for name, section in layout.sections.items()
+        for server in section.servers.values()
+    }
 
 
 def explain(

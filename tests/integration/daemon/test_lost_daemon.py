@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from orbitcontrol.planning.proxy import digest
+from orbitcontrol.codec.haproxy_text import layout
+from orbitcontrol.planning.proxy import loaded
 from support.etcd import free_ports
 from support.machine import Cluster, eventually
 from support.site import TEMPLATE
@@ -73,7 +74,7 @@ class Shop:
             state = (self.balancer.directory / "state" / "haproxy.json").read_text()
         except OSError:
             return False
-        return digest(text) in state and all(f"web-{host}:" in text for host in (LOST, BALANCER))
+        return loaded(layout(text)) in state and all(f"web-{host}:" in text for host in (LOST, BALANCER))
 
     def answers(self, times: int) -> set[str]:
         """Who answers through HAProxy; "" for whatever is no answer."""

@@ -385,7 +385,8 @@ async def test_no_request_fails_during_reloads(balancer: LoadBalancer, web_serve
     async with asyncio.TaskGroup() as group:
         for number in range(600):  # 200 a second
             if number % 150 == 75:
-                balancer.import_template(balancer.home.template + f"# {number}\n")
+                changed = f"hard-stop-after 10s\n    maxconn {1000 + number}"
+                balancer.import_template(balancer.home.template.replace("hard-stop-after 10s", changed))
             group.create_task(ask())
             await asyncio.sleep(0.005)
     assert (await balancer.home.processes()).reloads >= 4

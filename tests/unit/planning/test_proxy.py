@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 
 from orbitcontrol.codec.haproxy import Message
+from orbitcontrol.codec.haproxy_text import layout
 from orbitcontrol.model.configuration import ProxyConfiguration
 from orbitcontrol.planning.proxy import (
     advice,
     candidates,
-    change,
-    digest,
+    difference,
     explain,
     has_admin_socket,
+    loaded,
+    needs_reload,
+    size_of_change,
     template_path,
 )
 
@@ -42,40 +45,57 @@ def test_the_wanted_template_is_tried_first_and_the_last_good_one_is_the_fallbac
     assert candidates(desired, good) == tried
 
 
-def test_a_configuration_that_runs_is_left_alone() -> None:
-    assert change(rendered=CONFIG, on_disk=CONFIG, applied=digest(CONFIG)) is None
+LAYOUT = layout(CONFIG)
+
+
+def test_a_configuration_that_was_loaded_needs_no_reload() -> None:
+    assert needs_reload(wanted=LAYOUT, disk=LAYOUT, applied=loaded(LAYOUT)) is None
+
+
+def test_servers_alone_need_no_reload() -> None:
+    wanted = layout(CONFIG.replace("    server b 10.0.0.2:80\n", ""))
+    assert needs_reload(wanted=wanted, disk=LAYOUT, applied=loaded(LAYOUT)) is None
 
 
 def test_a_file_that_nobody_saw_loaded_is_loaded_again() -> None:
-    reason = change(rendered=CONFIG, on_disk=CONFIG, applied=digest("before"))
+    reason = needs_reload(wanted=LAYOUT, disk=LAYOUT, applied="")
     assert reason == "the file on disk was not seen to be loaded"
 
 
 def test_the_first_configuration_is_a_reason() -> None:
-    assert change(rendered=CONFIG, on_disk=None, applied="") == "first configuration"
+    assert needs_reload(wanted=LAYOUT, disk=None, applied="") == "first configuration"
 
 
-@pytest.mark.parametrize(
-    ("after", "reason"),
-    [
-        (CONFIG.replace("    server b 10.0.0.2:80\n", ""), "servers went: web/b"),
-        (CONFIG + "    server c 10.0.0.4:80\n", "servers came: api/c"),
-        (CONFIG.replace("10.0.0.3:80", "10.0.0.3:80 weight 3"), "servers changed: api/a"),
-        (CONFIG.replace("maxconn 10", "maxconn 11"), "template, certificates or files changed"),
-        (
-            CONFIG.replace("server b", "server c").replace("maxconn 10", ""),
-            "servers came: web/c; servers went: web/b; template, certificates or files changed",
-        ),
-    ],
-)
-def test_a_reload_says_what_changed(after: str, reason: str) -> None:
-    assert change(rendered=after, on_disk=CONFIG, applied=digest(CONFIG)) == reason
+CHANGES = [
+    (CONFIG.replace("    server b 10.0.0.2:80\n", ""), "servers went: web/b", 1),
+    (CONFIG + "    server c 10.0.0.4:80\n", "servers came: api/c", 1),
+    (CONFIG.replace("10.0.0.3:80", "10.0.0.3:80 weight 3"), "servers changed: api/a", 1),
+    (CONFIG.replace("maxconn 10", "maxconn 11"), "template, certificates or files changed", 2),
+    (
+        CONFIG.replace("server b", "server c").replace("maxconn 10", ""),
+        "servers came: web/c; servers went: web/b; template, certificates or files changed",
+        3,
+    ),
+]
+
+
+@pytest.mark.parametrize(("after", "reason", "size"), CHANGES)
+def test_a_change_is_named_and_measured(after: str, reason: str, size: int) -> None:
+    assert difference(LAYOUT, layout(after)) == reason
+    assert size_of_change(LAYOUT, layout(after)) == size
+
+
+def test_a_reload_says_what_changed() -> None:
+    wanted = layout(CONFIG.replace("maxconn 10", "maxconn 11"))
+    reason = needs_reload(wanted=wanted, disk=LAYOUT, applied=loaded(LAYOUT))
+    assert reason == "template, certificates or files changed"
 
 
 def test_a_reason_names_some_servers_and_counts_the_rest() -> None:
     more = CONFIG + "".join(f"    server s{n} 10.0.0.4:{n}\n" for n in range(8))
-    reason = change(rendered=more, on_disk=CONFIG, applied=digest(CONFIG))
-    assert reason == "servers came: api/s0, api/s1, api/s2, api/s3, api/s4 and 3 more"
+    assert difference(LAYOUT, layout(more)) == (
+        "servers came: api/s0, api/s1, api/s2, api/s3, api/s4 and 3 more"
+    )
 
 
 def alert(text: str, line: int | None = None, file: str = "/x.cfg") -> Message:

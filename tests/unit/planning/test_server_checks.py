@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orbitcontrol.codec.haproxy_text import layout
 from orbitcontrol.planning.rotation import Place
 from orbitcontrol.planning.server_checks import checked_servers
 
@@ -61,4 +62,4 @@ HERE = Place("web", "10.0.0.1:80")
 def test_haproxy_looks_after_a_server_when_all_its_lines_say_so(
     case: str, text: str, *, checked: bool
 ) -> None:
-    assert checked_servers(text, [HERE]) == ({HERE} if checked else set()), case
+    assert checked_servers(layout(text), [HERE]) == ({HERE} if checked else set()), case

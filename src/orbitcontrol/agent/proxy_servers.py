@@ -1,0 +1,153 @@
+"""Keeps the running HAProxy's servers true to a text, without reloads.
+
+Observes the servers, has ``planning.servers`` plan a batch, and carries it out around the writing of
+the file. It looks again while servers are on their way out, and every ``LOOK_EVERY`` seconds in any
+case: what somebody else changed through the runtime socket is put right, and told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Collection, Iterable, Mapping
+
+from msgspec import Struct
+
+from orbitcontrol.agent.alarm import Alarm
+from orbitcontrol.codec.haproxy_runtime import Command, Remove
+from orbitcontrol.codec.haproxy_text import Layout
+from orbitcontrol.errors import OrbitError
+from orbitcontrol.log import Log
+from orbitcontrol.planning.servers import (
+    Departures,
+    Leaving,
+    NeedsReload,
+    Place,
+    plan_servers,
+)
+from orbitcontrol.ports import Proxy
+
+_log = Log(__name__)
+
+LOOK_EVERY = 10.0
+"""Seconds between two looks at servers of which nothing new is known."""
+
+_TWICE = 0.02
+"""Seconds between the two readings that must both say that a server's sessions have ended."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+"""Seconds between two looks at servers that drain."""
+
+
+class Version(Struct, frozen=True):
+    """A configuration's text, and what it consists of."""
+
+    text: str
+    layout: Layout
+
+
+class ServerKeeper:
+    """``leaving`` are the servers on their way out; ``corrected`` says what the last look put right."""
+
+    def __init__(self, *, proxy: Proxy, alarm: Alarm) -> None:
+        self.leaving: Mapping[Place, Leaving] = {}
+        self.corrected = ""
+        self._proxy = proxy
+        self._alarm = alarm
+        self._pause = _FIRST_PAUSE
+
+    def forget(self) -> None:
+        """HAProxy was loaded anew: it has the servers of the file, and no others."""
+        self.leaving = {}
+        self.corrected = ""
+
+    async def converge(
+        self,
+        wanted: Version,
+        disk: Version,
+        *,
+        draining: Collection[str],
+        saved: Awaitable[None] | None = None,
+    ) -> str | None:
+        """Makes HAProxy run the wanted servers and the disk say so; why only a reload can do it.
+
+        ``saved`` ends when what the text rests on is on the disk, which comes before the text.
+        Raises HAProxyError when HAProxy or the disk did not do its part; what takes servers out of
+        rotation is done in any case.
+        """
+        departures = Departures(leaving=self.leaving, draining=draining, idle=await self._idle())
+        plan = plan_servers(
+            wanted=wanted.layout,
+            disk=disk.layout,
+            running=await self._proxy.servers(),
+            departures=departures,
+            now=time.monotonic(),
+        )
+        if isinstance(plan, NeedsReload):
+            return plan.reason
+        if refused := await self._proxy.execute(plan.first):
+            return f"HAProxy does not take it at runtime: {refused[0]}"
+        failure = await self._write(wanted, disk, saved)
+        refused = await self._proxy.execute(plan.then)
+        self._note(wanted, disk, plan.first, plan.then)
+        removed = {Place(each.section, each.server) for each in plan.then if isinstance(each, Remove)}
+        self.leaving = {place: each for place, each in plan.leaving.items() if place not in removed}
+        for reason in refused:
+            _log.info("a server stays for now", reason=reason)
+        self._look_again()
+        if failure is not None:
+            raise failure
+        return None
+
+    async def _write(
+        self, wanted: Version, disk: Version, saved: Awaitable[None] | None
+    ) -> OrbitError | None:
+        """Replaces the file where it differs; why that failed."""
+        try:
+            if saved is not None:
+                await saved
+            if wanted.text != disk.text:
+                await self._proxy.replace(wanted.text)
+        except OrbitError as error:
+            return error
+        return None
+
+    async def _idle(self) -> frozenset[Place]:
+        """The draining servers whose sessions have ended."""
+        draining = {place for place, leaving in self.leaving.items() if leaving.state == "drain"}
+        for attempt in range(2):
+            if not draining:
+                break
+            if attempt:
+                await asyncio.sleep(_TWICE)
+            sessions = await self._proxy.sessions(draining)
+            draining = {place for place in draining if sessions.get(place, 0) == 0}
+        return frozenset(draining)
+
+    def _note(
+        self, wanted: Version, disk: Version, first: Iterable[Command], then: Iterable[Command]
+    ) -> None:
+        """Logs the batch. One that the texts do not explain puts right what somebody else did."""
+        batch = [
+            *first,
+            *(command for command in then if Place(command.section, command.server) not in self.leaving),
+        ]
+        if not batch:
+            self.corrected = ""
+            return
+        commands = "; ".join(command.text() for command in batch[:5])
+        if wanted.text == disk.text:
+            self.corrected = f"somebody else changed its servers; put right: {commands}"
+            _log.warning("servers put right", commands=commands, count=len(batch))
+        else:
+            self.corrected = ""
+            _log.info("servers changed at runtime", commands=commands, count=len(batch))
+
+    def _look_again(self) -> None:
+        """Sees to the next look: soon while something drains, at the latest after ``LOOK_EVERY``."""
+        if any(leaving.state == "drain" for leaving in self.leaving.values()):
+            self._alarm.within(self._pause)
+            self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        else:
+            self._pause = _FIRST_PAUSE
+            self._alarm.within(LOOK_EVERY)

@@ -1,0 +1,93 @@
+"""HAProxy's runtime socket: commands to the worker that serves.
+
+A batch is one connection in prompt mode, with some commands ahead of their answers: a thousand take
+some tens of milliseconds. A worker that leaves after a reload listens no more, so a new connection
+reaches the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+from orbitcontrol.codec.haproxy_runtime import Command, RunningServer, parse_servers
+from orbitcontrol.codec.haproxy_stat import parse_statistics
+from orbitcontrol.errors import HAProxyError
+from orbitcontrol.haproxy.master import NobodyListens
+from orbitcontrol.planning.servers import Place
+
+DEADLINE = 5.0
+"""Seconds for one batch, however long."""
+
+_AHEAD = 64
+_SERVERS = 4
+"""The kind of rows of ``show stat`` that are servers."""
+
+_PROMPT = b"\n> "
+_LONGEST_ANSWER = 64 << 20
+
+
+class RuntimeSocket:
+    """The runtime socket at ``path``."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def servers(self) -> dict[str, dict[str, RunningServer]]:
+        """All servers as they run. Raises NobodyListens, or HAProxyError."""
+        (reply,) = await self.ask(["show servers state"])
+        return parse_servers(reply)
+
+    async def sessions(self, places: Collection[Place]) -> dict[Place, int]:
+        """The sessions of each server that runs, with those in its queue. Raises as ``servers``."""
+        sections = sorted({place.section for place in places})
+        replies = await self.ask([f"show stat {section} {_SERVERS} -1" for section in sections])
+        found = (row for reply in replies for row in parse_statistics(reply))
+        return {
+            place: row.sessions + row.queued
+            for row in found
+            if (place := Place(row.proxy, row.server)) in places
+        }
+
+    async def execute(self, commands: Sequence[Command]) -> list[str]:
+        """Carries out all commands in order; what HAProxy refused, as ``backend/server: why``.
+
+        A refusal does not stop those behind it.
+        """
+        replies = await self.ask([command.text() for command in commands])
+        refusals = (
+            (command, command.refusal(reply)) for command, reply in zip(commands, replies, strict=True)
+        )
+        return [f"{command.where}: {reason}" for command, reason in refusals if reason is not None]
+
+    async def ask(self, commands: Sequence[str], *, deadline: float = DEADLINE) -> list[str]:
+        """The answer to each command. Raises NobodyListens, or HAProxyError when not all were answered."""
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._ask(commands)
+        except TimeoutError:
+            raise HAProxyError(f"{self._path}: HAProxy did not answer in {deadline:g} s") from None
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NobodyListens(
+                f"{self._path}: no HAProxy listens here; is this the `stats socket` of its configuration?"
+            ) from None
+        except asyncio.IncompleteReadError:
+            raise HAProxyError(f"{self._path}: HAProxy ended the connection before all was said") from None
+        except (OSError, asyncio.LimitOverrunError) as error:
+            raise HAProxyError(f"{self._path}: {error}") from error
+
+    async def _ask(self, commands: Sequence[str]) -> list[str]:
+        reader, writer = await asyncio.open_unix_connection(self._path, limit=_LONGEST_ANSWER)
+        try:
+            writer.write(b"prompt\n")
+            await reader.readuntil(_PROMPT)
+            replies: list[str] = []
+            for begin in range(0, len(commands), _AHEAD):
+                ahead = commands[begin : begin + _AHEAD]
+                writer.write("".join(f"{command}\n" for command in ahead).encode(errors="surrogateescape"))
+                for _ in ahead:
+                    reply = await reader.readuntil(_PROMPT)
+                    replies.append(reply.removesuffix(_PROMPT).decode(errors="replace"))
+            return replies
+        finally:
+            writer.close()

@@ -1,0 +1,229 @@
+"""Which commands take the running HAProxy's servers to those of a configuration, without a reload.
+
+Three things are compared: the text that is *wanted*, the text on *disk*, and the servers that
+*run*. The disk says with which options each server runs, because the file is written in an order
+that keeps this true (below). Where the texts differ in more than their server lines, or a server's
+line in more than its weight, only a reload helps; the answer then is its reason.
+
+A batch has two halves with the writing of the file between them:
+
+1. ``first``: servers are added, set ready, corrected. HAProxy has accepted each line before it
+   reaches the disk, so the file needs no check.
+2. The file is replaced. It names neither what is on its way out nor what is only being added.
+3. ``then``: servers are drained, put in maintenance, removed.
+
+HAProxy that dies before 2 comes back without the new servers and with the old ones, all proven;
+after 2 with those that are wanted. A daemon that dies in between finds servers that the file does
+not have, and takes them out; they come back by the next plan.
+
+A server on its way out goes from ``drain`` (only when its endpoint is draining, and no cookie or
+table binds sessions to it) to ``maint`` when its sessions have ended, and is removed a minute
+later. One that is wanted again meanwhile, with the same line, is set ready.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterator, Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from orbitcontrol.codec.haproxy_runtime import (
+    Add,
+    Command,
+    EnableCheck,
+    Remove,
+    Running,
+    RunningServer,
+    SetAddress,
+    SetState,
+    SetUp,
+    SetWeight,
+)
+from orbitcontrol.codec.haproxy_text import Layout, Section, Server
+
+KEPT = 60.0
+"""Seconds in maintenance after which a server that left is removed."""
+
+LONGEST_DRAIN = 600.0
+"""Seconds after which a draining server goes to maintenance, sessions or not."""
+
+_NO_SECTION = Section(servers={})
+
+
+class Place(Struct, frozen=True, order=True):
+    """A server of the running HAProxy."""
+
+    section: str
+    server: str
+
+
+class Leaving(Struct, frozen=True, kw_only=True):
+    """A server on its way out: the line it runs with (None: unknown), and in which state since when."""
+
+    line: Server | None
+    state: Literal["drain", "maint"]
+    since: float
+
+
+class Departures(Struct, frozen=True, kw_only=True):
+    """What is known of servers on their way out.
+
+    ``draining`` has the names and addresses (``web-10.0.0.1:80``, ``10.0.0.1:80``) of draining
+    endpoints; ``idle`` the places whose sessions have ended.
+    """
+
+    leaving: Mapping[Place, Leaving] = {}
+    draining: Collection[str] = ()
+    idle: Collection[Place] = ()
+
+
+class ServerPlan(Struct, frozen=True, kw_only=True):
+    """A batch, and which servers are on their way out after it."""
+
+    first: tuple[Command, ...] = ()
+    then: tuple[Command, ...] = ()
+    leaving: Mapping[Place, Leaving] = {}
+
+
+class NeedsReload(Struct, frozen=True):
+    """No commands do it."""
+
+    reason: str
+
+
+def plan_servers(
+    *, wanted: Layout, disk: Layout, running: Running, departures: Departures, now: float
+) -> ServerPlan | NeedsReload:
+    """The batch for these texts and servers. ``now`` is seconds of the clock of ``Leaving.since``."""
+    if wanted.rest != disk.rest:
+        return NeedsReload("more than its servers changed")
+    first: list[Command] = []
+    then: list[Command] = []
+    leaving: dict[Place, Leaving] = {}
+    for name, section in wanted.sections.items():
+        runs = running.get(name, {})
+        before = disk.sections.get(name, _NO_SECTION)
+        for server in section.servers.values():
+            place = Place(name, server.name)
+            known = departures.leaving.get(place)
+            line = known.line if known is not None else before.servers.get(server.name)
+            if (now_runs := runs.get(server.name)) is None:
+                first.extend(_added(name, server))
+            elif (reason := _difference(place, line, server)) is not None:
+                return NeedsReload(reason)
+            else:
+                first.extend(_corrected(name, server, now_runs))
+        for gone in sorted(runs.keys() - section.servers.keys()):
+            if section.is_ours(gone) and before.is_ours(gone):
+                place = Place(name, gone)
+                departure = _departure(
+                    place,
+                    runs[gone],
+                    departures,
+                    line=before.servers.get(gone),
+                    sticky=section.sticky,
+                    now=now,
+                )
+                leaving[place] = departure
+                then.extend(_departing(place, runs[gone], departure, now))
+    return ServerPlan(first=tuple(first), then=tuple(then), leaving=leaving)
+
+
+def _added(section: str, server: Server) -> Iterator[Command]:
+    yield Add(section=section, server=server.name, address=server.address, options=server.options)
+    yield from _checks(section, server)
+    if not server.disabled:
+        yield SetState(section=section, server=server.name, state="ready")
+
+
+def _checks(section: str, server: Server) -> Iterator[Command]:
+    if "check" in server.options:
+        yield EnableCheck(section=section, server=server.name)
+    if "agent-check" in server.options:
+        yield EnableCheck(section=section, server=server.name, agent=True)
+
+
+def _difference(place: Place, runs_with: Server | None, wanted: Server) -> str | None:
+    """Why a server that runs cannot become the wanted one; None when it can."""
+    where = f"{place.section}/{place.server}"
+    if runs_with is None:
+        return f"server {where} runs already, with options that are not known"
+    if runs_with.without_weight() != wanted.without_weight():
+        return f"the line of server {where} changed"
+    return None
+
+
+def _corrected(section: str, server: Server, runs: RunningServer) -> Iterator[Command]:
+    """What makes a running server what its line says."""
+    address = _literal(server.address)
+    if address is not None and not _is_at(runs, *address):
+        yield SetAddress(section=section, server=server.name, host=address[0], port=address[1] or runs.port)
+    if runs.weight != server.weight:
+        yield SetWeight(section=section, server=server.name, weight=server.weight)
+    if runs.unchecked and "check" in server.options and not server.disabled:
+        yield EnableCheck(section=section, server=server.name)
+    state: Literal["ready", "maint"] = "maint" if server.disabled else "ready"
+    if runs.admin != state and "track" not in server.options:
+        yield SetState(section=section, server=server.name, state=state)
+    elif runs.down and address is not None and not (server.checked or "agent-check" in server.options):
+        yield SetUp(section=section, server=server.name)
+
+
+def _departure(
+    place: Place,
+    runs: RunningServer,
+    departures: Departures,
+    *,
+    line: Server | None,
+    sticky: bool,
+    now: float,
+) -> Leaving:
+    """In which state a server that is not wanted is to be; ``line`` is what it runs with by the disk."""
+    known = departures.leaving.get(place)
+    if known is not None:
+        line = known.line
+        if known.state == "maint":
+            return known
+    since = known.since if known is not None else now
+    address = line.address if line is not None else f"{runs.host}:{runs.port}"
+    drains = (
+        not sticky
+        and (place.server in departures.draining or address in departures.draining)
+        and place not in departures.idle
+        and now - since < LONGEST_DRAIN
+    )
+    return (
+        Leaving(line=line, state="drain", since=since)
+        if drains
+        else Leaving(line=line, state="maint", since=now)
+    )
+
+
+def _departing(place: Place, runs: RunningServer, departure: Leaving, now: float) -> Iterator[Command]:
+    if runs.admin != departure.state:
+        yield SetState(section=place.section, server=place.server, state=departure.state)
+    elif departure.state == "maint" and now - departure.since >= KEPT:
+        yield Remove(section=place.section, server=place.server)
+
+
+def _literal(address: str) -> tuple[str, int] | None:
+    """Host and port (0: none) of an address that names an IP; None for any other."""
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        host, port = address, "0"
+    try:
+        ip = ipaddress.ip_address(host.rpartition("@")[2].strip("[]"))
+    except ValueError:
+        return None
+    return (str(ip), int(port)) if port.isdecimal() else None
+
+
+def _is_at(runs: RunningServer, host: str, port: int) -> bool:
+    if port not in (0, runs.port):
+        return False
+    try:
+        return ipaddress.ip_address(runs.host) == ipaddress.ip_address(host)
+    except ValueError:
+        return False
