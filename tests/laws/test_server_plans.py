@@ -8,6 +8,7 @@ from msgspec import structs
 
 from orbitcontrol.codec.haproxy_runtime import Add, RunningServer
 from orbitcontrol.codec.haproxy_text import Layout, Server, layout
+from orbitcontrol.codec.haproxy_text import server as parsed
 from orbitcontrol.planning.server_ids import numbered
 from orbitcontrol.planning.servers import (
     KEPT,
@@ -228,4 +229,4 @@ def bare(server: Server) -> Server:
     if server.id:
         index = options.index("id")
         del options[index : index + 2]
-    return Server(server.name, server.address, tuple(options))
+    return parsed(server.name, server.address, tuple(options))

@@ -87,7 +87,7 @@ class HAProxyHome:
 
     async def servers(self) -> set[str]:
         """The servers that get new connections, as the serving worker says itself."""
-        sections = parse_servers(await self.runtime("show servers state"))
+        sections = parse_servers(await self.runtime("show servers state")) or {}
         return {
             name
             for servers in sections.values()

@@ -17,7 +17,7 @@ from orbitcontrol.codec.haproxy_runtime import (
     SetUp,
     SetWeight,
 )
-from orbitcontrol.codec.haproxy_text import Layout, Server
+from orbitcontrol.codec.haproxy_text import Layout, Server, server
 
 Servers = dict[str, dict[str, RunningServer]]
 
@@ -38,7 +38,7 @@ def does(running: Running, commands: tuple[Command, ...]) -> Servers:
         entries = servers.setdefault(command.section, {})
         if isinstance(command, Add):
             assert command.server not in entries, f"{command.where} exists already"
-            line = Server(command.server, command.address, command.options)
+            line = server(command.server, command.address, command.options)
             entries[command.server] = _fresh(line, added=True)
         elif isinstance(command, Remove):
             assert entries[command.server].admin == "maint", f"{command.where} is not in maintenance"

@@ -231,11 +231,14 @@ class Attempts:
             changes = difference(disk.layout, wanted.layout)
             return None if wanted.text == disk.text else f"{changes}; there is no runtime socket"
         try:
-            return await self._servers.converge(wanted, disk, draining=_draining(made.routes), saved=saved)
+            reason = await self._servers.converge(wanted, disk, draining=_draining(made.routes), saved=saved)
         except HAProxyError as error:
             if wanted.text == disk.text:
                 raise
             return f"{difference(disk.layout, wanted.layout)}; not at runtime: {error}"
+        if reason is None:
+            self._disk = wanted
+        return reason
 
     async def _check_and_load(self, made: _Made, disk: Version | None, reason: str) -> Accepted | Refused:
         """Has HAProxy check the text and load it. Raises HAProxyError when it could not be asked."""

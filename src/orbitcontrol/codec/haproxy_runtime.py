@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct
 
 Admin = Literal["ready", "drain", "maint"]
 
-_ROW = re.compile(
-    r"^\d+ (?P<section>\S+) \d+ (?P<server>\S+) (?P<host>\S+) (?P<operational>\d+) (?P<admin>\d+) "
-    r"(?P<weight>\d+) \d+ \d+ \d+ \d+ \d+ (?P<check>\d+) \d+ \d+ \d+ \S+ (?P<port>\d+) ",
-    re.MULTILINE,
+_COLUMNS = (
+    "be_name",
+    "srv_name",
+    "srv_addr",
+    "srv_port",
+    "srv_op_state",
+    "srv_admin_state",
+    "srv_uweight",
+    "srv_check_state",
 )
 _MAINTENANCE, _DRAIN = 0x01, 0x08
 """What somebody asked for; other bits are inherited by ``track``, or follow from a name's resolution."""
@@ -46,21 +52,34 @@ Running = Mapping[str, Mapping[str, RunningServer]]
 """Section → server. A section without servers is missing."""
 
 
-def parse_servers(reply: str) -> dict[str, dict[str, RunningServer]]:
-    """The answer to ``show servers state``."""
+def parse_servers(reply: str) -> dict[str, dict[str, RunningServer]] | None:
+    """The answer to ``show servers state``; None where it is something else, or cut off."""
+    _, _, table = reply.partition("\n# ")
+    head, _, body = table.partition("\n")
+    names, words = head.split(), body.split()
+    if not set(_COLUMNS) <= set(names) or len(words) % len(names):
+        return None
+    columns = (words[names.index(column) :: len(names)] for column in _COLUMNS)
     found: dict[str, dict[str, RunningServer]] = {}
-    for section, server, host, operational, admin, weight, check, port in _ROW.findall(reply):
-        states, checks = int(admin), int(check)
-        state: Admin = "maint" if states & _MAINTENANCE else "drain" if states & _DRAIN else "ready"
-        found.setdefault(section, {})[server] = RunningServer(
-            host="" if host == "-" else host,
-            port=int(port),
-            admin=state,
-            weight=int(weight),
-            down=int(operational) == _STOPPED and state == "ready",
-            unchecked=bool(checks & _CONFIGURED) and not checks & _ENABLED,
-        )
+    for section, server, *state in zip(*columns, strict=True):
+        found.setdefault(section, {})[server] = _running(*state)
     return found
+
+
+@lru_cache(maxsize=1 << 14)
+def _running(*words: str) -> RunningServer:
+    """A server from its words in ``_COLUMNS``, but for its names."""
+    host = words[0]
+    port, operational, states, weight, checks = map(int, words[1:])
+    admin: Admin = "maint" if states & _MAINTENANCE else "drain" if states & _DRAIN else "ready"
+    return RunningServer(
+        host="" if host == "-" else host,
+        port=port,
+        admin=admin,
+        weight=weight,
+        down=operational == _STOPPED and admin == "ready",
+        unchecked=bool(checks & _CONFIGURED) and not checks & _ENABLED,
+    )
 
 
 class Command(Struct, frozen=True, kw_only=True):

@@ -16,12 +16,14 @@ chapter 4; ``default-server`` and the keywords of servers as in 5.
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from msgspec import Struct, structs
+
+from orbitcontrol.codec.haproxy_runtime import Admin, RunningServer
 
 UNTOUCHED = "nocheck-"
 """A server whose name begins so is never changed at runtime."""
@@ -60,11 +62,17 @@ _PIECES = re.compile(r"""[\s,()/{}"']+""")
 
 
 class Server(Struct, frozen=True):
-    """A server line. ``options`` are those of the ``default-server`` in its scope, then its own."""
+    """A server line. ``options`` are those of the ``default-server`` in its scope, then its own.
+
+    ``as_said`` is how it runs when all is as its line says; None where the line leaves that open: its
+    address is no IP, or HAProxy asks an agent for its weight and state.
+    """
 
     name: str
     address: str
     options: tuple[str, ...]
+    weight: int = 1
+    as_said: RunningServer | None = None
 
     @property
     def checked(self) -> bool:
@@ -77,31 +85,48 @@ class Server(Struct, frozen=True):
         return "disabled" in self.options
 
     @property
-    def weight(self) -> int:
-        """Its weight; 1 where it names none, or not as a number."""
-        value = self._value("weight")
-        return int(value) if value.isdecimal() else 1
-
-    @property
     def id(self) -> int:
         """The number that its line gives it; 0 without one."""
-        value = self._value("id")
-        return int(value) if value.isdecimal() else 0
+        return _number(self.options, "id", 0)
 
-    def without_weight(self) -> Server:
-        """The same but for its weight, the one option that can be changed at runtime."""
-        kept = list(self.options)
-        while "weight" in kept[:-1]:
-            index = kept.index("weight")
+    def without_weight(self) -> tuple[str, ...]:
+        """All but its weight, which can be changed at runtime."""
+        kept = [self.name, self.address, *self.options]
+        while "weight" in kept[2:-1]:
+            index = kept.index("weight", 2)
             del kept[index : index + 2]
-        return structs.replace(self, options=tuple(kept))
+        return tuple(kept)
 
-    def _value(self, keyword: str) -> str:
-        """The word behind the keyword; of several the last counts."""
-        for index in range(len(self.options) - 2, -1, -1):
-            if self.options[index] == keyword:
-                return self.options[index + 1]
-        return ""
+
+def server(name: str, address: str, options: tuple[str, ...]) -> Server:
+    """The server of a line with these words."""
+    weight = _number(options, "weight", 1)
+    place = None if "agent-check" in options else literal_address(address)
+    as_said = None
+    if place is not None:
+        admin: Admin = "maint" if "disabled" in options else "ready"
+        as_said = RunningServer(host=place[0], port=place[1], admin=admin, weight=weight)
+    return Server(name, address, options, weight, as_said)
+
+
+def literal_address(address: str) -> tuple[str, int] | None:
+    """Host and port (0: none) of an address that names an IP; None for any other."""
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        host, port = address, "0"
+    try:
+        ip = ipaddress.ip_address(host.rpartition("@")[2].strip("[]"))
+    except ValueError:
+        return None
+    return (str(ip), int(port)) if port.isdecimal() else None
+
+
+def _number(options: tuple[str, ...], keyword: str, default: int) -> int:
+    """The number behind the keyword; of several the last counts."""
+    for index in range(len(options) - 2, -1, -1):
+        if options[index] == keyword and options[index + 1].isdecimal():
+            return int(options[index + 1])
+    return default
 
 
 class Section(Struct, frozen=True, kw_only=True):
@@ -131,7 +156,7 @@ class Section(Struct, frozen=True, kw_only=True):
 class Layout(Struct, frozen=True, kw_only=True):
     """A configuration. ``rest`` has its lines without the servers, normalised.
 
-    ``numbers`` says on which line of the text (from 0) each server of a section stands.
+    ``numbers`` says on which line of the text (from 0) each server of a hashed section stands.
     """
 
     rest: tuple[str, ...]
@@ -149,11 +174,12 @@ class _Traits(Struct, frozen=True):
 
 
 class _Open:
-    """A section while it is read."""
+    """A section while it is read. ``twice`` has the lines of names that stood before."""
 
     def __init__(self, traits: _Traits) -> None:
         self.traits = traits
-        self.lines: list[tuple[int, str, Server]] = []
+        self.lines: dict[str, tuple[int, Server]] = {}
+        self.twice: list[tuple[int, Server]] = []
         self.untouched: set[str] = set()
         self.prefixes: list[str] = []
 
@@ -180,9 +206,10 @@ def _resolved(match: re.Match[str]) -> str:
 def layout(text: str) -> Layout:
     """Takes a configuration apart."""
     reader = _Reader()
-    for number, line in enumerate(text.split("\n")):
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
         reader.read(number, line)
-    return reader.layout()
+    return reader.layout(lines)
 
 
 class _Reader:
@@ -199,9 +226,12 @@ class _Reader:
     def read(self, number: int, line: str) -> None:
         now = self._now
         if now is not None and not self._conditions and line.lstrip().startswith("server"):
-            server = _server(line, now.traits.default)
-            if server is not None:
-                now.lines.append((number, line, server))
+            found_server = _server(line, now.traits.default)
+            if found_server is not None:
+                if found_server.name in now.lines:
+                    now.twice.append((number, found_server))
+                else:
+                    now.lines[found_server.name] = number, found_server
                 return
         found = words(line)
         if not found:
@@ -213,35 +243,40 @@ class _Reader:
             self._conditions += {".if": 1, ".endif": -1}.get(keyword, 0)
         elif now is not None:
             self._notice(now, found)
-        self._rest[number] = line
+        self._rest[number] = " ".join(found)
 
-    def layout(self) -> Layout:
-        """What was read."""
+    def layout(self, lines: Sequence[str]) -> Layout:
+        """What was read from these lines."""
         referred = _references(self._rest.values(), self._sections.values())
-        sections, numbers = {}, {}
-        for name, section in self._sections.items():
-            lines = dict[str, tuple[int, Server]]()
-            others: list[Server] = []
-            times = Counter(server.name for _, _, server in section.lines)
-            for number, line, server in section.lines:
-                if server.name in referred or server.name.startswith(UNTOUCHED) or times[server.name] > 1:
-                    section.untouched.add(server.name)
-                    others.append(server)
-                    self._rest[number] = line
-                else:
-                    lines[server.name] = number, server
-            traits = section.traits
-            sections[name] = Section(
-                servers={server: parsed for server, (_, parsed) in lines.items()},
-                others=tuple(others),
-                sticky=traits.sticky or traits.algorithm.startswith("rdp-cookie"),
-                hashed=traits.consistent and traits.algorithm.startswith(_HASHES),
-                untouched=frozenset(section.untouched),
-                prefixes=tuple(section.prefixes),
-            )
-            numbers[name] = {server: number for server, (number, _) in lines.items()}
-        rest = tuple(" ".join(words(line)) for _, line in sorted(self._rest.items()))
-        return Layout(rest=rest, sections=sections, numbers=numbers)
+        sections = {name: self._closed(section, referred, lines) for name, section in self._sections.items()}
+        return Layout(
+            rest=tuple(line for _, line in sorted(self._rest.items())),
+            sections=sections,
+            numbers={
+                name: {server: number for server, (number, _) in section.lines.items()}
+                for name, section in self._sections.items()
+                if sections[name].hashed
+            },
+        )
+
+    def _closed(self, section: _Open, referred: frozenset[str], lines: Sequence[str]) -> Section:
+        """The section, after what is not ours of it went to the rest."""
+        twice = {server.name for _, server in section.twice}
+        names = [
+            name for name in section.lines if name in referred or name in twice or name.startswith(UNTOUCHED)
+        ]
+        others = [section.lines.pop(name) for name in names] + section.twice
+        for number, _ in others:
+            self._rest[number] = " ".join(words(lines[number]))
+        traits = section.traits
+        return Section(
+            servers={name: parsed for name, (_, parsed) in section.lines.items()},
+            others=tuple(parsed for _, parsed in others),
+            sticky=traits.sticky or traits.algorithm.startswith("rdp-cookie"),
+            hashed=traits.consistent and traits.algorithm.startswith(_HASHES),
+            untouched=frozenset(section.untouched | set(names)),
+            prefixes=tuple(section.prefixes),
+        )
 
     def _open(self, found: tuple[str, ...]) -> None:
         keyword, name = found[0], found[1] if len(found) > 1 else ""
@@ -286,7 +321,7 @@ def _server(line: str, default: tuple[str, ...]) -> Server | None:
     found = words(line)
     if len(found) < 3 or found[0] != "server" or ('"' in line and "$" in line):
         return None
-    return Server(found[1], found[2], _merged(default, found[3:]))
+    return server(found[1], found[2], _merged(default, found[3:]))
 
 
 def _merged(default: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
@@ -308,9 +343,9 @@ def _references(rest: Iterable[str], sections: Iterable[_Open]) -> frozenset[str
         if "(" in line or "/" in line or "use-server" in line:
             found.update(_PIECES.split(line))
     for section in sections:
-        for _, _, server in section.lines:
-            if "track" in server.options[:-1]:
-                found.add(server.options[server.options.index("track") + 1].rpartition("/")[2])
+        for _, server in section.lines.values():
+            if "track" in server.options:
+                found.update(option.rpartition("/")[2] for option in server.options)
     return frozenset(found)
 
 

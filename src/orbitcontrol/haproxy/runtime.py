@@ -17,7 +17,6 @@ from orbitcontrol.haproxy.master import NobodyListens
 from orbitcontrol.planning.servers import Place
 
 DEADLINE = 5.0
-"""Seconds for one batch, however long."""
 
 _AHEAD = 64
 _SERVERS = 4
@@ -36,7 +35,10 @@ class RuntimeSocket:
     async def servers(self) -> dict[str, dict[str, RunningServer]]:
         """All servers as they run. Raises NobodyListens, or HAProxyError."""
         (reply,) = await self.ask(["show servers state"])
-        return parse_servers(reply)
+        servers = parse_servers(reply)
+        if servers is None:
+            raise HAProxyError(f"{self._path}: not an answer to 'show servers state': {reply[:100]!r}")
+        return servers
 
     async def sessions(self, places: Collection[Place]) -> dict[Place, int]:
         """The sessions of each server that runs, with those in its queue. Raises as ``servers``."""
@@ -61,10 +63,13 @@ class RuntimeSocket:
         return [f"{command.where}: {reason}" for command, reason in refusals if reason is not None]
 
     async def ask(self, commands: Sequence[str], *, deadline: float = DEADLINE) -> list[str]:
-        """The answer to each command. Raises NobodyListens, or HAProxyError when not all were answered."""
+        """The answer to each command. Raises NobodyListens, or HAProxyError when not all were answered.
+
+        ``deadline`` is the longest wait for one answer, in seconds.
+        """
         try:
-            async with asyncio.timeout(deadline):
-                return await self._ask(commands)
+            async with asyncio.timeout(deadline) as patience:
+                return await self._ask(commands, patience, deadline)
         except TimeoutError:
             raise HAProxyError(f"{self._path}: HAProxy did not answer in {deadline:g} s") from None
         except (FileNotFoundError, ConnectionRefusedError):
@@ -76,7 +81,7 @@ class RuntimeSocket:
         except (OSError, asyncio.LimitOverrunError) as error:
             raise HAProxyError(f"{self._path}: {error}") from error
 
-    async def _ask(self, commands: Sequence[str]) -> list[str]:
+    async def _ask(self, commands: Sequence[str], patience: asyncio.Timeout, deadline: float) -> list[str]:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=_LONGEST_ANSWER)
         try:
             writer.write(b"prompt\n")
@@ -87,6 +92,7 @@ class RuntimeSocket:
                 writer.write("".join(f"{command}\n" for command in ahead).encode(errors="surrogateescape"))
                 for _ in ahead:
                     reply = await reader.readuntil(_PROMPT)
+                    patience.reschedule(asyncio.get_running_loop().time() + deadline)
                     replies.append(reply.removesuffix(_PROMPT).decode(errors="replace"))
             return replies
         finally:

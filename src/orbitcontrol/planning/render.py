@@ -32,6 +32,7 @@ LONGEST_TEMPLATE = 1 << 20
 LONGEST_OUTPUT = 16 << 20
 
 _NAME = "haproxy.tpl"
+_NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 
 class RenderContext(Struct, frozen=True, kw_only=True):
@@ -250,5 +251,5 @@ def _view(service: str, address: str, endpoint: Endpoint) -> EndpointView:
         revision=endpoint.revision,
         zone=endpoint.availability_zone,
         machine=endpoint.machine,
-        attributes=MappingProxyType(dict(endpoint.attributes)),
+        attributes=MappingProxyType(dict(endpoint.attributes)) if endpoint.attributes else _NO_ATTRIBUTES,
     )

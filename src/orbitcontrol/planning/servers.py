@@ -41,7 +41,7 @@ from orbitcontrol.codec.haproxy_runtime import (
     SetUp,
     SetWeight,
 )
-from orbitcontrol.codec.haproxy_text import Layout, Section, Server
+from orbitcontrol.codec.haproxy_text import Layout, Section, Server, literal_address
 
 KEPT = 60.0
 """Seconds in maintenance after which a server that left is removed."""
@@ -109,8 +109,11 @@ def plan_servers(
             place = Place(name, server.name)
             known = departures.leaving.get(place)
             line = known.line if known is not None else before.servers.get(server.name)
-            if (now_runs := runs.get(server.name)) is None:
+            now_runs = runs.get(server.name)
+            if now_runs is None:
                 first.extend(_added(name, server))
+            elif now_runs == server.as_said and line == server:
+                continue
             elif (reason := _difference(place, line, server)) is not None:
                 return NeedsReload(reason)
             else:
@@ -157,7 +160,7 @@ def _difference(place: Place, runs_with: Server | None, wanted: Server) -> str |
 
 def _corrected(section: str, server: Server, runs: RunningServer) -> Iterator[Command]:
     """What makes a running server what its line says."""
-    address = _literal(server.address)
+    address = literal_address(server.address)
     if address is not None and not _is_at(runs, *address):
         yield SetAddress(section=section, server=server.name, host=address[0], port=address[1] or runs.port)
     if runs.weight != server.weight:
@@ -206,18 +209,6 @@ def _departing(place: Place, runs: RunningServer, departure: Leaving, now: float
         yield SetState(section=place.section, server=place.server, state=departure.state)
     elif departure.state == "maint" and now - departure.since >= KEPT:
         yield Remove(section=place.section, server=place.server)
-
-
-def _literal(address: str) -> tuple[str, int] | None:
-    """Host and port (0: none) of an address that names an IP; None for any other."""
-    host, colon, port = address.rpartition(":")
-    if not colon:
-        host, port = address, "0"
-    try:
-        ip = ipaddress.ip_address(host.rpartition("@")[2].strip("[]"))
-    except ValueError:
-        return None
-    return (str(ip), int(port)) if port.isdecimal() else None
 
 
 def _is_at(runs: RunningServer, host: str, port: int) -> bool:
