@@ -3,6 +3,7 @@
 pytest_plugins = [
     "support.kinds",
     "support.etcd",
+    "support.stores",
     "support.docker",
     "support.haproxy_homes",
     "support.haproxy",
