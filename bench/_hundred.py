@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import tempfile
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.etcd import free_ports
+from support.etcd import EtcdServer, free_ports
 from support.machine import Cluster, Machine, eventually
 
 SERVICES = 100
@@ -31,6 +35,17 @@ def files_of(services: list[dict[str, Any]]) -> dict[str, Any]:
         f"machineconfigurations/tags/app/services/{one['Name']}.json": {} for one in services
     }
     return {f"services/{one['Name']}.json": one for one in services} | bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hundred:
+    """What runs, and the tree that the services came from."""
+
+    etcd: EtcdServer
+    server: Server
+    cluster: Cluster
+    machine: Machine
+    tree: Path
 
 
 class Server:
@@ -73,12 +88,23 @@ def _serve(port: int) -> None:
     asyncio.run(main())
 
 
-def started(cluster: Cluster, server: Server) -> tuple[Machine, Path]:
-    """The machine with all services published, and the tree they came from."""
-    services = [service(f"s{number}", server.port, port=10_000 + number) for number in range(SERVICES)]
-    tree = cluster.tree(files_of(services))
-    cluster.orbitctl("import", str(tree))
-    machine = cluster.machine()
-    machine.start()
-    eventually(lambda: len(cluster.endpoints()) == SERVICES, what="all services published")
-    return machine, tree
+@contextmanager
+def a_hundred() -> Iterator[Hundred]:
+    """The machine on an etcd of its own, all services published; ended with the block."""
+    with tempfile.TemporaryDirectory() as name:
+        etcd, server = EtcdServer(Path(name) / "etcd"), Server()
+        etcd.start()
+        cluster = Cluster(Path(name), f"etcd://{etcd.endpoint}")
+        try:
+            services = [service(f"s{n}", server.port, port=10_000 + n) for n in range(SERVICES)]
+            tree = cluster.tree(files_of(services))
+            cluster.orbitctl("import", str(tree))
+            machine = cluster.machine()
+            machine.start()
+            eventually(lambda: len(cluster.endpoints()) == SERVICES, what="all services published")
+            yield Hundred(etcd=etcd, server=server, cluster=cluster, machine=machine, tree=tree)
+        finally:
+            for one in cluster.machines:
+                one.close()
+            server.stop()
+            etcd.stop()

@@ -7,14 +7,13 @@ revisions of the store.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
-from _hundred import SERVICES, Server, started
+from _hundred import SERVICES, a_hundred
 from support.etcd import EtcdServer
-from support.machine import Cluster, eventually
+from support.machine import eventually
 
 RUNS = 3
 SECONDS = 10.0
@@ -35,36 +34,27 @@ def revision(server: EtcdServer) -> int:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        etcd, server = EtcdServer(Path(name) / "etcd"), Server()
-        etcd.start()
-        cluster = Cluster(Path(name), f"etcd://{etcd.endpoint}")
-        try:
-            machine, _ = started(cluster, server)
-            time.sleep(5)  # the machine's record follows what was published
-            shares, before = [], revision(etcd)
-            for _ in range(RUNS):
-                used, begun = cpu_seconds(machine.pid), time.perf_counter()
-                time.sleep(SECONDS)
-                shares.append((cpu_seconds(machine.pid) - used) / (time.perf_counter() - begun) * 100)
-            written = revision(etcd) - before
-            print(
-                f"{SERVICES} services at rest: {median(shares):.1f} % of a core "
-                f"({min(shares):.1f} to {max(shares):.1f}), {resident_mib(machine.pid):.0f} MiB, "
-                f"{written} writes in {RUNS * SECONDS:.0f} s (to reach: 4 %, 80 MiB, 0)"
-            )
-            before = revision(etcd)
-            server.fail("s7")
-            eventually(lambda: len(cluster.endpoints()) == SERVICES - 1, what="the failing one withdrawn")
-            server.fail("")
-            eventually(lambda: len(cluster.endpoints()) == SERVICES, what="and published again")
-            time.sleep(3)
-            print(f"one of them fails and returns: {revision(etcd) - before} writes")
-        finally:
-            for one in cluster.machines:
-                one.close()
-            server.stop()
-            etcd.stop()
+    with a_hundred() as run:
+        etcd, cluster, pid = run.etcd, run.cluster, run.machine.pid
+        time.sleep(5)  # the machine's record follows what was published
+        shares, before = [], revision(etcd)
+        for _ in range(RUNS):
+            used, begun = cpu_seconds(pid), time.perf_counter()
+            time.sleep(SECONDS)
+            shares.append((cpu_seconds(pid) - used) / (time.perf_counter() - begun) * 100)
+        written = revision(etcd) - before
+        print(
+            f"{SERVICES} services at rest: {median(shares):.1f} % of a core "
+            f"({min(shares):.1f} to {max(shares):.1f}), {resident_mib(pid):.0f} MiB, "
+            f"{written} writes in {RUNS * SECONDS:.0f} s (to reach: 4 %, 80 MiB, 0)"
+        )
+        before = revision(etcd)
+        run.server.fail("s7")
+        eventually(lambda: len(cluster.endpoints()) == SERVICES - 1, what="the failing one withdrawn")
+        run.server.fail("")
+        eventually(lambda: len(cluster.endpoints()) == SERVICES, what="and published again")
+        time.sleep(3)
+        print(f"one of them fails and returns: {revision(etcd) - before} writes")
 
 
 if __name__ == "__main__":

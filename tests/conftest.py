@@ -3,7 +3,9 @@
 pytest_plugins = [
     "support.kinds",
     "support.etcd",
+    "support.stores",
     "support.docker",
+    "support.haproxy_homes",
     "support.haproxy",
     "support.machine",
     "support.webserver",

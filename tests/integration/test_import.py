@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +20,18 @@ from orbitcontrol.errors import (
     UndecodableValue,
 )
 from orbitcontrol.model.state import Deployment, MachineRecord, Source
-from orbitcontrol.model.stored import Compare, Delete, KeyValue, Operation, Put, Range
+from orbitcontrol.model.stored import Compare, KeyValue, Operation, Put, Range
 from orbitcontrol.ops.exporting import export
 from orbitcontrol.ops.importing import ImportResult, PlannedImport, Stamp, apply, plan
 from orbitcontrol.ops.verifying import verify
 from orbitcontrol.ports import Store
-from orbitcontrol.store.open import open_store
 from orbitcontrol.tree.load import load
-from support.etcd import EtcdServer
 from support.trees import LEGACY_TREE, TAGS, sound_tree, write_tree
 
 pytestmark = pytest.mark.integration
 
 KEYS = Keys("/orbit-import-test")
 EVERYTHING = Range.prefix(KEYS.base + "/")
-
-
-@pytest.fixture(params=["sqlite", "etcd"])
-async def store(
-    request: pytest.FixtureRequest, tmp_path: Path, etcd_server: EtcdServer
-) -> AsyncIterator[Store]:
-    url = f"sqlite://{tmp_path}/store.db" if request.param == "sqlite" else f"etcd://{etcd_server.endpoint}"
-    opened = open_store(url)
-    await opened.commit([], [Delete(EVERYTHING)])
-    yield opened
-    await opened.close()
 
 
 def stamp(import_id: str = "id-1", *, epoch: str = "epoch-1", user: str = "alice") -> Stamp:

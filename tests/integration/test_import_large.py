@@ -55,23 +55,6 @@ NEW = {**services(range(3, 8)), **services(range(6, 12), instances=2)}
 OTHER = services(range(20, 31), instances=3)
 
 
-@pytest.fixture(params=["sqlite", "etcd"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/store.db"
-    server: EtcdServer = request.getfixturevalue("etcd_server")
-    return f"etcd://{server.endpoint}"
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
-    """An empty store."""
-    opened = open_store(url)
-    await opened.commit([], [Delete(EVERYTHING)])
-    yield opened
-    await opened.close()
-
-
 @pytest.fixture
 async def filled(store: Store) -> Store:
     """A store that has ``OLD``."""

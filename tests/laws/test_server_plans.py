@@ -54,7 +54,7 @@ texts = st.builds(HEAD.format, plain=server_lines(), bound=server_lines(), hashe
 NONE = Departures()
 
 draining = st.frozensets(st.sampled_from(NAMES))
-pauses = st.floats(min_value=0, max_value=200)
+pauses = st.integers(min_value=0, max_value=200)
 
 
 def plan(
@@ -153,7 +153,7 @@ def test_what_somebody_else_changes_is_put_right(text: str, section: str, data: 
 
 @given(texts, texts, pauses, draining)
 def test_what_left_is_removed_in_time_and_only_from_maintenance(
-    before: str, after: str, pause: float, drains: frozenset[str]
+    before: str, after: str, pause: int, drains: frozenset[str]
 ) -> None:
     disk, wanted = numbered_layout(before), numbered_layout(after, before)
     if differs(disk, wanted):

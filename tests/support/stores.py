@@ -1,4 +1,4 @@
-"""What a test does to a store from outside: takes it away, forgets its past, loses its answers.
+"""A store of each kind, and what a test does to one from outside: takes it away, forgets its past.
 
 One class for each store with the same methods, so that one suite holds both to the same promises.
 """
@@ -9,18 +9,40 @@ import asyncio
 import shutil
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 from unittest import mock
 
-from orbitcontrol.model.stored import Operation, Put, Range
+import pytest
+
+from orbitcontrol.model.stored import Delete, Operation, Put, Range
+from orbitcontrol.ports import Store
 from orbitcontrol.store import sqlite_database
 from orbitcontrol.store.open import open_store
 from orbitcontrol.store.sqlite import SqliteStore
 from support.etcd import EtcdServer
 from support.tcpproxy import tcp_proxy
+
+EVERYTHING = Range("\0", "\U0010ffff")
+
+
+@pytest.fixture(params=["sqlite", "etcd"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite://{tmp_path}/store.db"
+    server: EtcdServer = request.getfixturevalue("etcd_server")
+    return f"etcd://{server.endpoint}"
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    """An empty store."""
+    store = open_store(url)
+    await store.commit([], [Delete(EVERYTHING)])
+    yield store
+    await store.close()
 
 
 class Faults(Protocol):

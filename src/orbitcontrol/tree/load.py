@@ -63,11 +63,6 @@ class LoadedTree(Struct, frozen=True, kw_only=True):
         """The same tree with what somebody else found in it."""
         return structs.replace(self, findings=_sorted([*self.findings, *more]))
 
-    def require_sound(self) -> None:
-        """Raises ``TreeError`` with every problem when there is one."""
-        if self.problems:
-            raise TreeError([str(problem) for problem in self.problems])
-
 
 def load(directory: Path, *, allow_unknown: bool = False, largest: int = ETCD_LIMITS.bytes) -> LoadedTree:
     """Reads the tree. ``largest``: the bytes that the store takes as one entry, key and value together.

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +17,6 @@ from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.model.stored import Delete, Put, Range
 from orbitcontrol.planning.rotation import Place, Rotation, rotate
 from orbitcontrol.ports import Store
-from orbitcontrol.store.open import open_store
-from support.etcd import EtcdServer
 from support.haproxy import an_endpoint, eventually
 
 pytestmark = pytest.mark.integration
@@ -56,20 +53,14 @@ class View:
         return rotate(known={"web": known}, published=sight.endpoints, alive=sight.alive, confirmed={"web"})
 
 
-@pytest.fixture(params=["sqlite", "etcd"])
-async def view(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[View]:
-    if request.param == "sqlite":
-        store = open_store(f"sqlite://{tmp_path}/store.db")
-    else:
-        server: EtcdServer = request.getfixturevalue("etcd_server")
-        store = open_store(f"etcd://{server.endpoint}")
+@pytest.fixture
+async def view(store: Store) -> AsyncIterator[View]:
     view = View(store, Keys(base=f"/{secrets.token_hex(4)}"))
     task = asyncio.create_task(view.follower.run())
     yield view
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-    await store.close()
 
 
 async def test_a_service_appears_once_it_is_followed_and_listed(view: View) -> None:

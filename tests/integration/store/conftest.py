@@ -1,7 +1,7 @@
 """Both stores behind the same fixtures: two clients of the same data, as two processes would be.
 
-``store`` and ``other`` are for tests that leave the store itself alone. Those that do something to it ask
-for ``faults`` and open their clients with ``faulty`` and ``faulty_too``.
+``store``, of ``support.stores``, and ``other`` are for tests that leave the store itself alone. Those
+that do something to it ask for ``faults`` and open their clients with ``faulty`` and ``faulty_too``.
 """
 
 from __future__ import annotations
@@ -11,30 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orbitcontrol.model.stored import Delete, Range
 from orbitcontrol.ports import Store
 from orbitcontrol.store.open import open_store
-from support.etcd import EtcdServer
 from support.stores import EtcdFaults, Faults, SqliteFaults
-
-EVERYTHING = Range("\0", "\U0010ffff")
-
-
-@pytest.fixture(params=["sqlite", "etcd"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite://{tmp_path}/store.db"
-    server: EtcdServer = request.getfixturevalue("etcd_server")
-    return f"etcd://{server.endpoint}"
-
-
-@pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
-    """An empty store."""
-    store = open_store(url)
-    await store.commit([], [Delete(EVERYTHING)])
-    yield store
-    await store.close()
 
 
 @pytest.fixture

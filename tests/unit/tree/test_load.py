@@ -14,7 +14,7 @@ from orbitcontrol.errors import TreeError
 from orbitcontrol.model.service import HttpCheck
 from orbitcontrol.model.stored import ETCD_LIMITS
 from orbitcontrol.tree.load import load
-from support.trees import LEGACY_TREE, SOUND, TAGS, sound_tree, write_tree
+from support.trees import LEGACY_TREE, TAGS, sound_tree, write_tree
 
 UNUSABLE = "this link cannot be used"
 
@@ -361,14 +361,6 @@ class TestNoTree:
     def test_a_tag_without_content_is_told(self, tmp_path: Path) -> None:
         (sound_tree(tmp_path) / TAGS / "empty").mkdir()
         assert warnings(tmp_path) == [f"{TAGS}/empty: this tag holds nothing, so it will not exist"]
-
-
-def test_require_sound_raises_every_problem_at_once(tmp_path: Path) -> None:
-    tree = load(sound_tree(tmp_path, **{"services/a.json": "{", "services/b.json": "["}))
-    with pytest.raises(TreeError) as raised:
-        tree.require_sound()
-    assert len(raised.value.problems) == 2
-    load(write_tree(tmp_path / "sound", SOUND)).require_sound()
 
 
 def test_unknown_fields_can_be_turned_into_warnings(tmp_path: Path) -> None:
