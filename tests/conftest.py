@@ -8,4 +8,5 @@ pytest_plugins = [
     "support.machine",
     "support.webserver",
     "support.site",
+    "support.shop",
 ]

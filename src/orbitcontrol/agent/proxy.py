@@ -50,7 +50,8 @@ _HELD = "which template this machine is to have cannot be told from its configur
 class ProxyLoop:
     """Keeps HAProxy's configuration true. ``watch`` is run by whoever made it.
 
-    ``connect_every`` is the pause between two rounds of connects to orphans, in seconds.
+    ``connect_every`` is the pause between two rounds of connects to orphans, and ``lease_ttl`` what a
+    lease lasts, in seconds.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ProxyLoop:
         watch: EndpointWatch,
         connector: Connector,
         files: StateFiles,
+        lease_ttl: float,
         tick: float = TICK,
         connect_every: float = EVERY,
     ) -> None:
@@ -73,7 +75,12 @@ class ProxyLoop:
         self._alarm = Alarm(self._wake, "retry")
         self._connects = OrphanConnects(connector=connector, problems=board.problems, every=connect_every)
         self._rotator = Rotator(
-            board=board, watch=watch, memory=self._memory, connects=self._connects, alarm=self._alarm
+            board=board,
+            watch=watch,
+            memory=self._memory,
+            connects=self._connects,
+            alarm=self._alarm,
+            ttl=lease_ttl,
         )
         self._attempts = Attempts(proxy=proxy, memory=self._memory, alarm=self._alarm)
         self._checked: frozenset[Place] = frozenset()
@@ -82,6 +89,7 @@ class ProxyLoop:
     async def run(self) -> None:
         """Never returns."""
         board = self._board
+        board.history.went_back.subscribe(self._wake)
         for cell in (board.desired, board.writes, self._watch.endpoints, self._watch.alive):
             cell.subscribe(self._wake)
         self._connects.reached.subscribe(self._wake)
