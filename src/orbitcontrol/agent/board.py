@@ -187,6 +187,9 @@ class Board:
         self.retiring: Cell[frozenset[RunId]] = Cell("retiring", frozenset())
         self.published: Cell[frozenset[RunId]] = Cell("published", frozenset())
         """The runs whose endpoints are in the store, as far as this daemon knows."""
+        self.stands_for: Cell[Mapping[str, RunId]] = Cell("stands_for", {})
+        """Which run each endpoint of this machine was published for, by the endpoint's id; known without
+        the store, from the state directory."""
         self.publisher: Cell[str] = Cell("publisher", "")
         """The session that ``published`` was last told of: while it is an earlier one than ``session``,
         what is published may be gone with that one's lease."""

@@ -2,8 +2,8 @@
 
 Each step decides which endpoints are to be known (``agent.proxy_rotation``) and tries the templates
 worth trying, newest first (``agent.proxy_attempt``). Woken by the configuration, the endpoints, the
-machines that are alive, HAProxy's own end, and what is found out about orphans; changes that come
-together are one reload.
+machines that are alive, HAProxy's own end, what is found out about orphans, and how the machine's own
+services are; changes that come together are one reload.
 
 A machine whose tags carry no template any more keeps its HAProxy, with the last good template and
 current endpoints, and says so; it is not started again when somebody ends it. Taking a load
@@ -90,6 +90,8 @@ class ProxyLoop:
         """Never returns."""
         board = self._board
         board.history.went_back.subscribe(self._wake)
+        board.runs.subscribe(self._wake)
+        board.verdicts.subscribe(self._wake)
         for cell in (board.desired, board.writes, self._watch.endpoints, self._watch.alive):
             cell.subscribe(self._wake)
         self._connects.reached.subscribe(self._wake)

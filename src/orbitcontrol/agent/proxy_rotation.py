@@ -21,6 +21,7 @@ from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.errors import StoreError
 from orbitcontrol.log import Log
 from orbitcontrol.model.state import Alive
+from orbitcontrol.planning.fitness import Local, unfit
 from orbitcontrol.planning.orphans import Orphan, aged, followed, overdue, serving, standstill, told
 from orbitcontrol.planning.restored import everything
 from orbitcontrol.planning.rotation import Place, Published, Rotation, Sight, rotate, without
@@ -60,7 +61,7 @@ class Known(Struct, frozen=True, kw_only=True):
         found |= {_subject(place): _OLDER for place in self.rotation.unproven}
         served = serving(self.rotation, self.orphans, checked=checked) if self.orphans else {}
         for orphan in self.orphans:
-            if orphan.place in self.rotation.orphans:
+            if orphan.place in self.rotation.orphans - self.rotation.unfit:
                 found[_subject(orphan.place)] = told(
                     orphan,
                     self.rotation.routes[orphan.service][orphan.address],
@@ -91,6 +92,7 @@ class Rotator:
         self._connects = connects
         self._alarm = alarm
         self._marks: dict[Place, float] = {}
+        self._unfit: dict[Place, str] = {}
 
     async def rotate(self, trouble: dict[str, str]) -> Known:
         """The rotation of now, with every end of an endpoint confirmed; clocks go on by what is proven."""
@@ -102,11 +104,33 @@ class Rotator:
         else:
             rotation = rotate(known=known, published=seen.endpoints, alive=seen.alive, confirmed=())
             now = await self._ended(seen, self._orphans_of(rotation, before, age=True))
+        now = self._without_unfit(now)
         self._log_changes({orphan.place for orphan in before}, now)
         if failure := await self._memory.note_orphans(now.orphans):
             trouble["state directory"] = failure
         self._board.orphaned.set(bool(now.rotation.orphans))
         return now
+
+    def _without_unfit(self, now: Known) -> Known:
+        """With what this machine knows of its own services, which needs no store."""
+        board, desired = self._board, self._board.desired.value
+        if desired is None:
+            return now
+        local = Local(
+            address=desired.machine.address,
+            runs=board.runs.value,
+            verdicts=board.verdicts.value,
+            unseen=board.unseen.value,
+            stands_for=board.stands_for.value,
+        )
+        found = unfit(now.rotation.routes, local)
+        for place in sorted(found.keys() - self._unfit.keys()):
+            _log.warning("endpoint of this machine is out", **_fields(place), reason=found[place])
+        for place in sorted(self._unfit.keys() - found.keys()):
+            if place.address in now.rotation.routes.get(place.service, {}):
+                _log.info("endpoint of this machine is back", **_fields(place), reason="its checks pass")
+        self._unfit = found
+        return structs.replace(now, rotation=structs.replace(now.rotation, unfit=frozenset(found)))
 
     async def _cautious(self, seen: Sight) -> Rotation:
         """The rotation from one reading of everything, as far as a store that went back is believed."""

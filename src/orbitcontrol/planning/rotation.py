@@ -58,7 +58,8 @@ class Rotation(Struct, frozen=True, kw_only=True):
 
     ``routes`` holds draining and unreachable endpoints too: they are known, but not every template
     sees them (``planning.orphans.serving``). ``suspected`` ones are among the ``orphans``. ``unproven``
-    ones are in a store that went back, which is not believed about them.
+    ones are in a store that went back, which is not believed about them. ``unfit`` ones are endpoints of
+    this very machine that get nothing although nobody withdrew them (``planning.fitness``).
     """
 
     routes: dict[str, dict[str, Endpoint]]
@@ -69,6 +70,7 @@ class Rotation(Struct, frozen=True, kw_only=True):
     unreadable: frozenset[Place] = frozenset()
     unproven: frozenset[Place] = frozenset()
     timed_out: frozenset[Place] = frozenset()
+    unfit: frozenset[Place] = frozenset()
 
     def is_published(self, place: Place) -> bool:
         """True when the store has the endpoint, with a value that can be read and is believed."""
