@@ -10,4 +10,5 @@ pytest_plugins = [
     "support.machine",
     "support.webserver",
     "support.site",
+    "support.shop",
 ]

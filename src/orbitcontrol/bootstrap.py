@@ -116,7 +116,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
     host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
     listen = f"{host}:{settings.listen_port}"
     record = RecordLoop(board=board, store=store, keys=keys, machine=machine, check=listen)
-    follower = EndpointFollower(store=store, keys=keys, problems=board.problems)
+    follower = EndpointFollower(store=store, keys=keys, problems=board.problems, history=board.history)
     loops: dict[str, Loop] = {
         "membership": Membership(
             board=board,
@@ -145,6 +145,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
             watch=follower,
             connector=TcpConnector(),
             files=state,
+            lease_ttl=settings.lease_ttl,
         ),
         "record": record,
     }

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Mapping
 import pytest
 
 from orbitcontrol.agent.board import Board, Cell
-from orbitcontrol.agent.follower import Sight
 from orbitcontrol.agent.proxy import ProxyLoop
 from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.haproxy_text import layout
@@ -21,7 +20,7 @@ from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConf
 from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.planning.proxy import ProxyState, loaded
-from orbitcontrol.planning.rotation import Published
+from orbitcontrol.planning.rotation import Published, Sight
 from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
 from support.haproxy_homes import HAProxyHome
@@ -105,6 +104,7 @@ class LoadBalancer:
             watch=self.watch,
             connector=TcpConnector(),
             files=self.files,
+            lease_ttl=10,
             tick=5,
             connect_every=0.2,
         )

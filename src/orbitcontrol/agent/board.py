@@ -14,6 +14,8 @@ the endpoints loop withdraws it, after which it is no longer in ``published``.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
@@ -128,6 +130,31 @@ class Problems:
             _log.info("problem ended", subject=subject)
 
 
+class History:
+    """How far this daemon has seen its store, over all that it mirrors, and whether it ever went back.
+
+    A store's revision only grows, unless a backup was put back or another store took its place.
+    """
+
+    def __init__(self) -> None:
+        self.went_back: Cell[float] = Cell("store went back", -math.inf)
+        """When this was noticed last, by the monotonic clock."""
+        self.furthest = 0
+        """The highest revision seen. Whoever reads takes it *before*: an answer may be overtaken."""
+
+    def saw(self, revision: int, *, before: int = 0, rewritten: bool = False) -> None:
+        """Notes an answer of the store; ``before`` is what ``furthest`` was when it was asked.
+
+        ``rewritten`` when the answer contradicts what was seen, whatever its revision.
+        """
+        if revision >= before and not rewritten:
+            self.furthest = max(self.furthest, revision)
+            return
+        _log.warning("the store went back: it was restored or replaced", revision=revision, seen=before)
+        self.furthest = revision
+        self.went_back.set(time.monotonic())
+
+
 class Session(Struct, frozen=True, kw_only=True):
     """One life of the daemon under one lease; ``resumed`` when it began in an earlier process."""
 
@@ -148,6 +175,7 @@ class Board:
         self.relisted: Cell[int] = Cell("relisted", 0)
         """How often a watch had to begin anew: what the store holds may have changed unseen, also what
         this machine wrote (the store may have been restored from a backup)."""
+        self.history = History()
         self.desired: Cell[Desired | None] = Cell("desired", None)
         """None until a configuration is known: nothing is then started, stopped or changed."""
         self.runs: Cell[tuple[Run, ...] | None] = Cell("runs", None)
@@ -159,6 +187,9 @@ class Board:
         self.retiring: Cell[frozenset[RunId]] = Cell("retiring", frozenset())
         self.published: Cell[frozenset[RunId]] = Cell("published", frozenset())
         """The runs whose endpoints are in the store, as far as this daemon knows."""
+        self.stands_for: Cell[Mapping[str, RunId]] = Cell("stands_for", {})
+        """Which run each endpoint of this machine was published for, by the endpoint's id; known without
+        the store, from the state directory."""
         self.publisher: Cell[str] = Cell("publisher", "")
         """The session that ``published`` was last told of: while it is an earlier one than ``session``,
         what is published may be gone with that one's lease."""

@@ -78,10 +78,15 @@ class ConfigurationLoop:
             store=store,
             range=Range.single(keys.meta),
             problems=board.problems,
+            history=board.history,
             relisted=board.relisted,
         )
         self._deployments = Mirror(
-            "deployments", store=store, range=keys.deployments, problems=board.problems
+            "deployments",
+            store=store,
+            range=keys.deployments,
+            problems=board.problems,
+            history=board.history,
         )
 
     async def run(self) -> None:

@@ -82,6 +82,7 @@ class EndpointsLoop:
         self._flapping: dict[tuple[str, int], Flapping] = {}
         self._alarm = Alarm(self._wake, "another try")
         self._saved = self._runs.load()
+        board.stands_for.set(self._saved)
         self._is_saved = True
 
     async def run(self) -> None:
@@ -245,6 +246,7 @@ class EndpointsLoop:
         if self._is_saved and known.items() <= self._saved.items():
             return
         self._saved = known
+        self._board.stands_for.set(known)
         trouble = {}
         try:
             self._runs.save(known)

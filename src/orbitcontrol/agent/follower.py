@@ -10,24 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 
-from msgspec import Struct
-
-from orbitcontrol.agent.board import Cell, Problems, Wake
+from orbitcontrol.agent.board import Cell, History, Problems, Wake
 from orbitcontrol.agent.mirror import Mirror
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode
 from orbitcontrol.errors import UndecodableValue
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.model.stored import KeyValue
-from orbitcontrol.planning.rotation import Published
+from orbitcontrol.planning.rotation import Place, Published, Sight
 from orbitcontrol.ports import Store
-
-
-class Sight(Struct, frozen=True, kw_only=True):
-    """Endpoints of some services and every ``alive`` record, at one revision of the store."""
-
-    endpoints: Published
-    alive: Mapping[str, Alive]
 
 
 class EndpointFollower:
@@ -37,12 +28,13 @@ class EndpointFollower:
     while the store is unreachable. ``alive`` is None until listed.
     """
 
-    def __init__(self, *, store: Store, keys: Keys, problems: Problems) -> None:
+    def __init__(self, *, store: Store, keys: Keys, problems: Problems, history: History) -> None:
         self.endpoints: Cell[Published] = Cell("endpoints", {})
         self.alive: Cell[Mapping[str, Alive] | None] = Cell("alive", None)
         self._store = store
         self._keys = keys
         self._problems = problems
+        self._history = history
         self._wake = Wake()
         self._wanted: frozenset[str] = frozenset()
         self._mirrors: dict[str, Mirror] = {}
@@ -58,18 +50,32 @@ class EndpointFollower:
         """These services' endpoints and all ``alive`` records as they are now. Raises StoreError."""
         ordered = sorted(services)
         ranges = [self._keys.endpoints(service) for service in ordered]
-        alive, *endpoints = (await self._store.read(self._keys.all_alive, *ranges)).ranges
+        furthest = self._history.furthest
+        reading = await self._store.read(self._keys.all_alive, *ranges)
+        self._history.saw(reading.revision, before=furthest)
+        alive, *endpoints = reading.ranges
+        listed = dict(zip(ordered, endpoints, strict=True))
         return Sight(
+            revision=reading.revision,
             alive=self._alive_of(alive),
-            endpoints={
-                service: self._endpoints_of(entries)
-                for service, entries in zip(ordered, endpoints, strict=True)
+            spoken={self._keys.below(entry.key)[-1]: entry.mod_revision for entry in alive},
+            endpoints={service: self._endpoints_of(entries) for service, entries in listed.items()},
+            written={
+                Place(service, self._keys.below(entry.key)[-1]): entry.mod_revision
+                for service, entries in listed.items()
+                for entry in entries
             },
         )
 
     async def run(self) -> None:
         """Never returns."""
-        machines = Mirror("alive", store=self._store, range=self._keys.all_alive, problems=self._problems)
+        machines = Mirror(
+            "alive",
+            store=self._store,
+            range=self._keys.all_alive,
+            problems=self._problems,
+            history=self._history,
+        )
         machines.cell.subscribe(self._wake)
         async with asyncio.TaskGroup() as group:
             group.create_task(machines.run(), name="mirror alive")
@@ -97,6 +103,7 @@ class EndpointFollower:
                 store=self._store,
                 range=self._keys.endpoints(service),
                 problems=self._problems,
+                history=self._history,
             )
             mirror.cell.subscribe(self._wake)
             self._mirrors[service] = mirror

@@ -4,6 +4,9 @@ Whatever ends a watch (a broken connection, silence, compaction), the answer is 
 range at one revision, replace the value, watch from there. So is the answer to the slow tick,
 which exists because a watch can be silent for ever on a store that was swapped underneath it.
 While the store cannot be reached the value stays as it was last known.
+
+Every listing is held against what was seen before, by this mirror and by all others of the daemon: a
+store that went back is noted in ``history`` before anybody can see what it says.
 """
 
 from __future__ import annotations
@@ -13,11 +16,12 @@ import random
 
 from msgspec import Struct
 
-from orbitcontrol.agent.board import Cell, Problems
+from orbitcontrol.agent.board import Cell, History, Problems
 from orbitcontrol.agent.loop import TICK
 from orbitcontrol.errors import Compacted, OrbitError, UsageError
 from orbitcontrol.log import Log
 from orbitcontrol.model.stored import Changes, KeyValue, Range
+from orbitcontrol.planning.restored import rewritten
 from orbitcontrol.ports import Store
 
 _log = Log(__name__)
@@ -46,6 +50,7 @@ class Mirror:
         store: Store,
         range: Range,
         problems: Problems,
+        history: History,
         relisted: Cell[int] | None = None,
     ) -> None:
         self.cell: Cell[Mirrored | None] = Cell(name, None)
@@ -53,6 +58,7 @@ class Mirror:
         self._store = store
         self._range = range
         self._problems = problems
+        self._history = history
         self._relisted = relisted
         self._is_broken = False
         self._pause = _FIRST_PAUSE
@@ -79,7 +85,14 @@ class Mirror:
 
     async def _follow(self) -> None:
         """Lists, then applies changes until something ends the watch."""
+        furthest = self._history.furthest
         listing = await self._store.read(self._range)
+        known = self.cell.value
+        self._history.saw(
+            listing.revision,
+            before=furthest,
+            rewritten=known is not None and rewritten(known.entries, at=known.revision, listing=listing),
+        )
         async with self._store.watch(self._range, after=listing.revision) as stream:
             self._pause = _FIRST_PAUSE
             self._problems.report(f"mirror {self._name}", {})
@@ -91,6 +104,7 @@ class Mirror:
                 self._apply(changes)
 
     def _apply(self, changes: Changes) -> None:
+        self._history.saw(changes.revision)
         known = self.cell.value
         entries = dict(known.entries) if known is not None else {}
         for event in changes.events:

@@ -2,8 +2,9 @@
 
 Each step decides which endpoints are to be known (``agent.proxy_rotation``) and tries the templates
 worth trying, newest first (``agent.proxy_attempt``). Woken by the configuration, the endpoints, the
-machines that are alive, HAProxy's own end, and what is found out about orphans. What comes while a
-step is taken is the next one's, so a burst of changes is a few batches.
+machines that are alive, HAProxy's own end, what is found out about orphans, and how the machine's own
+services are. What comes while a step is taken is the next one's, so a burst of changes is a few
+batches.
 
 A machine whose tags carry no template any more keeps its HAProxy, with the last good template and
 current endpoints, and says so; it is not started again when somebody ends it. Taking a load
@@ -51,8 +52,8 @@ _HELD = "which template this machine is to have cannot be told from its configur
 class ProxyLoop:
     """Keeps HAProxy's configuration true. ``watch`` is run by whoever made it.
 
-    ``connect_every`` is the pause between two rounds of connects to orphans; ``quiet`` and ``longest``
-    are how long a reload waits for more changes. All are seconds.
+    ``lease_ttl`` is what a lease lasts, ``connect_every`` the pause between two rounds of connects to
+    orphans; ``quiet`` and ``longest`` are how long a reload waits for more changes. All are seconds.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ProxyLoop:
         watch: EndpointWatch,
         connector: Connector,
         files: StateFiles,
+        lease_ttl: float,
         tick: float = TICK,
         connect_every: float = EVERY,
         quiet: float = QUIET,
@@ -77,7 +79,12 @@ class ProxyLoop:
         self._alarm = Alarm(self._wake, "retry")
         self._connects = OrphanConnects(connector=connector, problems=board.problems, every=connect_every)
         self._rotator = Rotator(
-            board=board, watch=watch, memory=self._memory, connects=self._connects, alarm=self._alarm
+            board=board,
+            watch=watch,
+            memory=self._memory,
+            connects=self._connects,
+            alarm=self._alarm,
+            ttl=lease_ttl,
         )
         self._servers = ServerKeeper(proxy=proxy, alarm=self._alarm)
         self._reloads = Reloads(board=board, files=files, quiet=quiet, longest=longest)
@@ -94,6 +101,9 @@ class ProxyLoop:
     async def run(self) -> None:
         """Never returns."""
         board = self._board
+        board.history.went_back.subscribe(self._wake)
+        board.runs.subscribe(self._wake)
+        board.verdicts.subscribe(self._wake)
         for cell in (board.desired, board.writes, self._watch.endpoints, self._watch.alive):
             cell.subscribe(self._wake)
         self._connects.reached.subscribe(self._wake)

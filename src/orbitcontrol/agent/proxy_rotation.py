@@ -1,7 +1,8 @@
 """Observes which endpoints a load balancer is to know: what is published, withdrawn, orphaned.
 
 What is absent from the watches is looked up in one reading of the store before it is acted upon,
-be it a withdrawal or the end of an orphan's time: watches have no common order, and may lag.
+be it a withdrawal or the end of an orphan's time: watches have no common order, and may lag. While a
+store that went back is not believed (``agent.proxy_caution``) each look is one reading of everything.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from msgspec import Struct, structs
 
 from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.board import Board, Cell
-from orbitcontrol.agent.follower import Sight
 from orbitcontrol.agent.orphans import OrphanConnects
+from orbitcontrol.agent.proxy_caution import Caution
 from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.errors import StoreError
 from orbitcontrol.log import Log
 from orbitcontrol.model.state import Alive
+from orbitcontrol.planning.fitness import Local, unfit
 from orbitcontrol.planning.orphans import Orphan, aged, followed, overdue, serving, standstill, told
-from orbitcontrol.planning.rotation import Place, Published, Rotation, rotate, without
+from orbitcontrol.planning.restored import everything
+from orbitcontrol.planning.rotation import Place, Published, Rotation, Sight, rotate, without
 
 _log = Log(__name__)
 
 _RETRY = 5.0
+_OLDER = "the store went back: what it says of this endpoint counts when its machine says so, too"
 
 
 class EndpointWatch(Protocol):
@@ -54,9 +58,10 @@ class Known(Struct, frozen=True, kw_only=True):
             _subject(place): "its value in the store cannot be read; it stays as it was last known"
             for place in self.rotation.unreadable
         }
+        found |= {_subject(place): _OLDER for place in self.rotation.unproven}
         served = serving(self.rotation, self.orphans, checked=checked) if self.orphans else {}
         for orphan in self.orphans:
-            if orphan.place in self.rotation.orphans:
+            if orphan.place in self.rotation.orphans - self.rotation.unfit:
                 found[_subject(orphan.place)] = told(
                     orphan,
                     self.rotation.routes[orphan.service][orphan.address],
@@ -78,43 +83,101 @@ class Rotator:
         memory: ProxyMemory,
         connects: OrphanConnects,
         alarm: Alarm,
+        ttl: float,
     ) -> None:
         self._board = board
+        self._caution = Caution(board=board, ttl=ttl, alarm=alarm)
         self._watch = watch
         self._memory = memory
         self._connects = connects
         self._alarm = alarm
         self._marks: dict[Place, float] = {}
+        self._unfit: dict[Place, str] = {}
 
     async def rotate(self, trouble: dict[str, str]) -> Known:
         """The rotation of now, with every end of an endpoint confirmed; clocks go on by what is proven."""
         before, known = self._memory.state.orphans, self._memory.state.endpoints
-        published, alive = self._watch.endpoints.value, self._watch.alive.value or {}
-        rotation = rotate(known=known, published=published, alive=alive, confirmed=())
-        now = self._orphans_of(rotation, before, age=True)
-        ending = rotation.suspected | overdue(now.orphans, still=now.standstill.keys())
-        if ending:
-            services = frozenset(place.service for place in ending)
-            try:
-                sight = await self._watch.read(services)
-            except StoreError as error:
-                _log.warning("ends of endpoints not confirmed, they stay", reason=error)
-                self._alarm.within(_RETRY)
-            else:
-                newer = {**published, **sight.endpoints}
-                rotation = rotate(known=known, published=newer, alive=sight.alive, confirmed=services)
-                now = self._orphans_of(rotation, now.orphans, age=False)
-                confirmed = {
-                    place
-                    for place in overdue(now.orphans, still=now.standstill.keys())
-                    if place.service in services
-                }
-                now = structs.replace(now, rotation=without(rotation, frozenset(confirmed)))
+        seen = Sight(endpoints=self._watch.endpoints.value, alive=self._watch.alive.value or {})
+        if self._caution.is_due():
+            rotation = await self._cautious(seen)
+            now = self._orphans_of(rotation, before, age=True)
+        else:
+            rotation = rotate(known=known, published=seen.endpoints, alive=seen.alive, confirmed=())
+            now = await self._ended(seen, self._orphans_of(rotation, before, age=True))
+        now = self._without_unfit(now)
         self._log_changes({orphan.place for orphan in before}, now)
         if failure := await self._memory.note_orphans(now.orphans):
             trouble["state directory"] = failure
         self._board.orphaned.set(bool(now.rotation.orphans))
         return now
+
+    def _without_unfit(self, now: Known) -> Known:
+        """With what this machine knows of its own services, which needs no store."""
+        board, desired = self._board, self._board.desired.value
+        if desired is None:
+            return now
+        local = Local(
+            address=desired.machine.address,
+            runs=board.runs.value,
+            verdicts=board.verdicts.value,
+            unseen=board.unseen.value,
+            stands_for=board.stands_for.value,
+        )
+        found = unfit(now.rotation.routes, local)
+        for place in sorted(found.keys() - self._unfit.keys()):
+            _log.warning("endpoint of this machine is out", **_fields(place), reason=found[place])
+        for place in sorted(self._unfit.keys() - found.keys()):
+            if place.address in now.rotation.routes.get(place.service, {}):
+                _log.info("endpoint of this machine is back", **_fields(place), reason="its checks pass")
+        self._unfit = found
+        return structs.replace(now, rotation=structs.replace(now.rotation, unfit=frozenset(found)))
+
+    async def _cautious(self, seen: Sight) -> Rotation:
+        """The rotation from one reading of everything, as far as a store that went back is believed."""
+        known = self._memory.state.endpoints
+        try:
+            sight = await self._watch.read(frozenset(seen.endpoints))
+        except StoreError as error:
+            _log.warning("a store that went back cannot be read, endpoints stay as they are", reason=error)
+            self._alarm.within(_RETRY)
+            return rotate(
+                known=known,
+                published=seen.endpoints,
+                alive={},
+                confirmed=(),
+                unproven=everything(seen, known=known),
+            )
+        return rotate(
+            known=known,
+            published=sight.endpoints,
+            alive=sight.alive,
+            confirmed=sight.endpoints.keys(),
+            unproven=self._caution.unproven(sight, known=known),
+        )
+
+    async def _ended(self, seen: Sight, now: Known) -> Known:
+        """With the ends of endpoints that are due carried out, if one reading of the store confirms them."""
+        ending = now.rotation.suspected | overdue(now.orphans, still=now.standstill.keys())
+        if not ending:
+            return now
+        services = frozenset(place.service for place in ending)
+        try:
+            sight = await self._watch.read(services)
+        except StoreError as error:
+            _log.warning("ends of endpoints not confirmed, they stay", reason=error)
+            self._alarm.within(_RETRY)
+            return now
+        if self._caution.is_due():  # this very reading has shown it
+            self._alarm.within(0)
+            return now
+        known = self._memory.state.endpoints
+        newer = {**seen.endpoints, **sight.endpoints}
+        rotation = rotate(known=known, published=newer, alive=sight.alive, confirmed=services)
+        now = self._orphans_of(rotation, now.orphans, age=False)
+        confirmed = {
+            place for place in overdue(now.orphans, still=now.standstill.keys()) if place.service in services
+        }
+        return structs.replace(now, rotation=without(rotation, frozenset(confirmed)))
 
     def _orphans_of(self, rotation: Rotation, before: tuple[Orphan, ...], *, age: bool) -> Known:
         known, writes = self._memory.state.endpoints, self._board.writes.value

@@ -162,15 +162,24 @@ def overdue(orphans: Iterable[Orphan], *, still: Collection[Place]) -> frozenset
 def serving(
     rotation: Rotation, orphans: Iterable[Orphan] = (), *, checked: Collection[Place] = ()
 ) -> dict[str, dict[str, Endpoint]]:
-    """The endpoints that get new connections, by service; those ``checked`` are left to HAProxy.
+    """The endpoints that get new connections, by service; orphans that are ``checked`` are left to HAProxy.
 
     A service without any gets its draining orphans back, as far as they are reached; without those
-    its unreachable ones stay: the last servers are never taken out for being orphans.
+    its unreachable ones stay: the last servers are never taken out for being orphans. What is unfit
+    is out in any case: that is no lack of knowledge.
     """
     unreached = {orphan.place for orphan in orphans if orphan.reach.out} - set(checked)
+    fit = {
+        service: {
+            address: endpoint
+            for address, endpoint in entries.items()
+            if Place(service, address) not in rotation.unfit
+        }
+        for service, entries in rotation.routes.items()
+    }
     return {
         service: _serving_of(service, entries, orphans=rotation.orphans, unreached=unreached)
-        for service, entries in rotation.routes.items()
+        for service, entries in fit.items()
     }
 
 

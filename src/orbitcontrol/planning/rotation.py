@@ -14,7 +14,7 @@ new session its ``Registered`` before the endpoints it published. Until then it 
 and an orphan.
 
 What becomes of an orphan (whether it can be reached, and for how long it stays) is decided in
-``planning.orphans``.
+``planning.orphans``; of what a store is believed that went back, in ``planning.restored``.
 """
 
 from __future__ import annotations
@@ -39,11 +39,27 @@ class Place(Struct, frozen=True, order=True):
     address: str
 
 
+class Sight(Struct, frozen=True, kw_only=True):
+    """Endpoints of some services and every ``alive`` record, at one revision of the store.
+
+    ``written`` and ``spoken`` are the revisions at which the endpoints, and the records of machines,
+    were last put.
+    """
+
+    endpoints: Published
+    alive: Mapping[str, Alive]
+    revision: int = 0
+    written: Mapping[Place, int] = {}
+    spoken: Mapping[str, int] = {}
+
+
 class Rotation(Struct, frozen=True, kw_only=True):
     """What is known to be routed to, and why the rest is not.
 
     ``routes`` holds draining and unreachable endpoints too: they are known, but not every template
-    sees them (``planning.orphans.serving``). ``suspected`` ones are among the ``orphans``.
+    sees them (``planning.orphans.serving``). ``suspected`` ones are among the ``orphans``. ``unproven``
+    ones are in a store that went back, which is not believed about them. ``unfit`` ones are endpoints of
+    this very machine that get nothing although nobody withdrew them (``planning.fitness``).
     """
 
     routes: dict[str, dict[str, Endpoint]]
@@ -52,21 +68,32 @@ class Rotation(Struct, frozen=True, kw_only=True):
     withdrawn: frozenset[Place] = frozenset()
     replaced: frozenset[Place] = frozenset()
     unreadable: frozenset[Place] = frozenset()
+    unproven: frozenset[Place] = frozenset()
     timed_out: frozenset[Place] = frozenset()
+    unfit: frozenset[Place] = frozenset()
 
     def is_published(self, place: Place) -> bool:
-        """True when the store has the endpoint, with a value that can be read."""
+        """True when the store has the endpoint, with a value that can be read and is believed."""
         return (
             place.address in self.routes.get(place.service, {})
             and place not in self.orphans
             and place not in self.unreadable
+            and place not in self.unproven
         )
 
 
 def rotate(
-    *, known: Routes, published: Published, alive: Mapping[str, Alive], confirmed: Collection[str]
+    *,
+    known: Routes,
+    published: Published,
+    alive: Mapping[str, Alive],
+    confirmed: Collection[str],
+    unproven: Collection[Place] = frozenset(),
 ) -> Rotation:
-    """The rotation of all services in ``published``; what was known of others is left aside."""
+    """The rotation of all services in ``published``; what was known of others is left aside.
+
+    What the store says of ``unproven`` places, or that it says nothing, does not count.
+    """
     routes: dict[str, dict[str, Endpoint]] = {}
     unreadable: set[Place] = set()
     absent: dict[str, set[Place]] = {
@@ -75,8 +102,15 @@ def rotate(
         "withdrawn": set(),
         "replaced": set(),
     }
-    owners = _owners(published)
-    for service, entries in published.items():
+    believed = {
+        service: {
+            address: None if Place(service, address) in unproven else endpoint
+            for address, endpoint in entries.items()
+        }
+        for service, entries in published.items()
+    }
+    owners = _owners(believed)
+    for service, entries in believed.items():
         before = known.get(service, {})
         routes[service] = {address: endpoint for address, endpoint in entries.items() if endpoint}
         for address in entries.keys() - routes[service].keys():
@@ -84,15 +118,17 @@ def rotate(
             if address in before:
                 routes[service][address] = before[address]
         for address in before.keys() - entries.keys():
-            fate = _fate(before[address], owners.get(address), alive)
+            place = Place(service, address)
+            fate = _fate(before[address], owners.get(address), {} if place in unproven else alive)
             if fate == "withdrawn" and service not in confirmed:
                 fate = "suspected"
-            absent[fate].add(Place(service, address))
+            absent[fate].add(place)
             if fate in ("orphans", "suspected"):
                 routes[service][address] = before[address]
     return Rotation(
         routes=routes,
-        unreadable=frozenset(unreadable),
+        unreadable=frozenset(unreadable.difference(unproven)),
+        unproven=frozenset(unreadable.intersection(unproven)),
         orphans=frozenset(absent["orphans"] | absent["suspected"]),
         suspected=frozenset(absent["suspected"]),
         withdrawn=frozenset(absent["withdrawn"]),

@@ -1,9 +1,5 @@
 """The store is lost, restored from an older backup, or away: nothing that runs is touched for it."""
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +10,9 @@ from support.docker import Engine
 from support.etcd import EtcdServer
 from support.machine import Cluster, eventually
 from support.site import Site
+from support.traffic import traffic
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
-
-
-@contextmanager
-def traffic(site: Site) -> Iterator[list[str]]:
-    """Asks HAProxy all the time; the answers that were not what they should be."""
-    wrong: list[str] = []
-    done = threading.Event()
-    expected = site.get()
-
-    def ask() -> None:
-        while not done.is_set():
-            answer = site.get()
-            if answer != expected:
-                wrong.append(answer or "no answer")
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield wrong
-    finally:
-        done.set()
-        thread.join()
 
 
 def serving_r2(site: Site) -> Path:
@@ -82,7 +56,7 @@ def recover_and_see_nothing_change(site: Site) -> None:
 def test_a_wiped_store_stops_nothing_and_is_filled_again_without_a_restart(site: Site) -> None:
     tree = serving_r2(site)
     containers = site.started_at()
-    with traffic(site) as wrong:
+    with traffic(site.get) as wrong:
         site.cluster.wipe()
         eventually(lambda: "no configuration" in problems(site.cluster), what="the loss reported")
         eventually(lambda: site.cluster.stored("services/web/"), what="the endpoint registered again")
@@ -106,7 +80,7 @@ def test_a_store_restored_from_an_older_backup_rolls_nothing_back(site: Site) ->
     site.cluster.orbitctl("import", str(tree))
     eventually(lambda: site.cluster.endpoints("cache"), what="the second service published")
     containers = site.started_at()
-    with traffic(site) as wrong:
+    with traffic(site.get) as wrong:
         site.cluster.write("deployments/web/revision", None)
         put_back(site.cluster, backup)
         eventually(lambda: "went back" in problems(site.cluster), what="the older store noticed")

@@ -31,7 +31,9 @@ class View:
         self.board = Board()
         self.store = store
         self.keys = keys
-        self.follower = EndpointFollower(store=store, keys=keys, problems=self.board.problems)
+        self.follower = EndpointFollower(
+            store=store, keys=keys, problems=self.board.problems, history=self.board.history
+        )
 
     async def publish(self, *addresses: str, lease: int = 0, session: str = "s1") -> None:
         value = encode(an_endpoint(session=session))
@@ -109,3 +111,17 @@ async def test_an_expired_lease_orphans_and_an_explicit_deletion_withdraws(view:
 
     await view.store.commit([], [Delete(Range.single(view.keys.endpoint("web", A)))])
     assert (await view.judge(known)).withdrawn == {Place("web", A)}
+
+
+async def test_a_reading_tells_when_everything_was_written_and_is_held_against_what_was_seen(
+    view: View,
+) -> None:
+    await view.publish(A)
+    await view.live(session="s1", registered=True)
+    sight = await view.follower.read(frozenset({"web"}))
+    assert sight.written == {Place("web", A): sight.revision - 1}
+    assert sight.spoken == {"10.0.0.1": sight.revision}
+    assert view.board.history.went_back.value < 0
+    view.board.history.saw(sight.revision + 1)
+    await view.follower.read(frozenset({"web"}))
+    assert view.board.history.went_back.value > 0

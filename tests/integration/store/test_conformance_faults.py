@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orbitcontrol.agent.board import Problems
+from orbitcontrol.agent.board import History, Problems
 from orbitcontrol.agent.mirror import Mirror, Mirrored
 from orbitcontrol.errors import Compacted, LeaseLost, StoreAmbiguous, StoreUnreachable
 from orbitcontrol.model.stored import Changes, Put, Range
@@ -230,7 +230,7 @@ async def test_a_watch_from_before_the_store_was_wiped_is_told(faults: Faults, f
 @asynccontextmanager
 async def mirrored(store: Store) -> AsyncIterator[Mirror]:
     """A running mirror of ``/web/``, listed once."""
-    mirror = Mirror("web", store=store, range=WEB, problems=Problems())
+    mirror = Mirror("web", store=store, range=WEB, problems=Problems(), history=History())
     running = asyncio.create_task(mirror.run())
     try:
         await shows(mirror, lambda value: value is not None)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orbitcontrol.agent.board import Problems
+from orbitcontrol.agent.board import History, Problems
 from orbitcontrol.agent.mirror import Mirror
 from orbitcontrol.errors import StoreAmbiguous, StoreUnreachable
 from orbitcontrol.model.stored import Changes, Put, Range
@@ -71,7 +71,7 @@ async def waiting(store: Store) -> AsyncIterator[asyncio.Task[Changes]]:
 @asynccontextmanager
 async def mirrored(store: Store) -> AsyncIterator[Mirror]:
     """A running mirror of ``/web/``, listed once."""
-    mirror = Mirror("web", store=store, range=WEB, problems=Problems())
+    mirror = Mirror("web", store=store, range=WEB, problems=Problems(), history=History())
     running = asyncio.create_task(mirror.run())
     try:
         assert await mirror.cell.wait_for(lambda value: value is not None, timeout=SOON)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orbitcontrol.agent.board import Cell, Problems
+from orbitcontrol.agent.board import Cell, History, Problems, Wake
 from orbitcontrol.agent.mirror import Mirror
 from orbitcontrol.errors import StoreUnreachable, UsageError
 from orbitcontrol.model.stored import Changes, Put, Range, Reading
@@ -16,8 +16,15 @@ from support.loops import Meddled, running, until
 KEY = "/orbit/config/meta"
 
 
-def mirror(store: Store, relisted: Cell[int]) -> Mirror:
-    return Mirror("meta", store=store, range=Range.single(KEY), problems=Problems(), relisted=relisted)
+def mirror(store: Store, relisted: Cell[int], history: History | None = None) -> Mirror:
+    return Mirror(
+        "meta",
+        store=store,
+        range=Range.single(KEY),
+        problems=Problems(),
+        history=history or History(),
+        relisted=relisted,
+    )
 
 
 async def test_a_broken_watch_is_counted_when_it_has_begun_anew(tmp_path: Path) -> None:
@@ -54,7 +61,15 @@ async def test_a_store_that_was_restored_from_a_backup_is_noticed(tmp_path: Path
     source.close()
     await store.commit([], [Put(KEY, b"new")])
     relisted: Cell[int] = Cell("relisted", 0)
-    followed = mirror(store, relisted)
+    history = History()
+    followed = mirror(store, relisted, history)
+    shown: list[bool] = []
+
+    class Witness(Wake):
+        def ring(self, reason: str) -> None:
+            shown.append(history.went_back.value > 0)
+
+    followed.cell.subscribe(Witness())
     async with running(followed):
         await until(followed.cell, lambda seen: seen is not None and seen.entries[KEY].value == b"new")
         for name in ("store.db-wal", "store.db-shm"):
@@ -62,7 +77,19 @@ async def test_a_store_that_was_restored_from_a_backup_is_noticed(tmp_path: Path
         backup.replace(file)
         await until(followed.cell, lambda seen: seen is not None and seen.entries[KEY].value == b"old")
         await until(relisted, bool)
+        assert shown == [False, True], "noted before anybody could see what it says"
     await store.close()
+
+
+def test_an_answer_that_was_overtaken_by_another_one_is_no_sign_of_an_older_store() -> None:
+    history = History()
+    history.saw(10)
+    before = history.furthest
+    history.saw(12)
+    history.saw(11, before=before)
+    assert history.went_back.value < 0
+    history.saw(11, before=history.furthest)
+    assert history.went_back.value > 0
 
 
 async def test_a_certificate_that_is_gone_for_a_moment_ends_no_mirror(tmp_path: Path) -> None:
