@@ -38,6 +38,7 @@ from orbitcontrol.planning.proxy import (
     template_path,
 )
 from orbitcontrol.planning.rotation import Place
+from orbitcontrol.planning.verdicts import why_template_held
 from orbitcontrol.ports import Proxy, StateFiles
 
 _log = Log(__name__)
@@ -45,8 +46,6 @@ _log = Log(__name__)
 QUIET = 0.05
 LONGEST_DELAY = 0.5
 """Seconds without a further change before a reload, and seconds after which it comes in any case."""
-
-_HELD = "which template this machine is to have cannot be told from its configuration"
 
 
 class ProxyLoop:
@@ -168,7 +167,7 @@ class ProxyLoop:
         if self._servers.corrected:
             now.trouble.setdefault("haproxy", self._servers.corrected)
         if now.desired.proxy_held:
-            self._judge(now, Refused(_HELD))
+            self._judge(now, Refused(why_template_held(now.desired)))
         self._watch.follow(frozenset(now.asked))
 
     def _order(self, wanted: ProxyConfiguration | None) -> tuple[ProxyConfiguration, ...]:
@@ -185,8 +184,9 @@ class ProxyLoop:
             good = self._memory.state.good
             fallback = "the last good one goes on" if good else "there is no earlier one to go on with"
             now.trouble["template"] = f"{error}; {fallback}"
+        desired = now.desired
         self._board.proxy_verdict.set(
-            ProxyVerdict(generation=now.desired.generation, accepted=not error, error=error)
+            ProxyVerdict(epoch=desired.epoch, generation=desired.generation, accepted=not error, error=error)
         )
 
     def _report_absence(self, now: Round) -> None:

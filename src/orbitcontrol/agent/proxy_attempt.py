@@ -200,12 +200,13 @@ class Attempts:
     async def _converge(self, made: _Made, disk: Version | None, now: Round) -> Outcome:
         """Brings HAProxy to the made text: its servers at runtime, anything else by a reload."""
         wanted = made.version
+        if disk is not None and wanted.text == disk.text and not now.startable:
+            return Undecided()  # it will be started from this very file
         applied = self._memory.state.applied
         reason = needs_reload(wanted=wanted.layout, disk=disk.layout if disk else None, applied=applied)
         if reason is None and disk is not None:
-            if not now.startable:
-                if wanted.text != disk.text:  # it will be started from this file
-                    await self._proxy.replace(wanted.text)
+            if not now.startable:  # it will be started with these servers
+                await self._proxy.replace(wanted.text)
                 return Undecided()
             saved = asyncio.create_task(self._remember_all(made))
             try:

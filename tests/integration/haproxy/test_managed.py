@@ -135,3 +135,21 @@ async def test_a_master_that_hangs_is_not_started_a_second_time(
     finally:
         os.kill(pid, signal.SIGCONT)
     assert (await haproxy_home.processes()).master == pid
+
+
+async def test_a_generation_is_not_accepted_while_haproxy_cannot_run(
+    balancer: LoadBalancer, web_servers: Servers, haproxy_binary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = balancer.home.directory / "haproxy"
+    program.symlink_to(haproxy_binary)
+    settings = HAProxySettings(config_dir=balancer.home.directory, binary=str(program), managed=True)
+    monkeypatch.setattr(balancer.home, "adapter", lambda: HAProxy(settings))
+    await serving(balancer, *web_servers)
+    program.unlink()
+    os.kill((await balancer.home.processes()).master, signal.SIGKILL)
+    await balancer.problem("haproxy")
+    generation = balancer.import_template(balancer.home.template)
+    verdict = balancer.board.proxy_verdict
+    assert not await verdict.wait_for(lambda one: one is not None and one.generation == generation, timeout=2)
+    program.symlink_to(haproxy_binary)
+    await balancer.judged(generation, accepted=True)
