@@ -74,7 +74,7 @@ class Runtime:
             part = self._socket.recv(1 << 20)
             assert part, "HAProxy ended the connection: was it reloaded?"
             reply += part
-        return reply.decode()
+        return reply.removesuffix(b"\n> ").decode()
 
     def ready(self) -> set[str]:
         """The servers that get new connections."""

@@ -167,8 +167,9 @@ def test_what_left_is_removed_in_time_and_only_from_maintenance(
         Departures(leaving=made.leaving, draining=drains, idle=list(made.leaving)),
         now=pause,
     )
-    running = does(running, later.then)
+    running = does(does(running, later.first), later.then)
     after_that = plan(wanted, wanted, running, Departures(leaving=later.leaving), now=pause + KEPT)
+    assert after_that.first == ()
     left = {
         Place(name, server)
         for name, entries in does(running, after_that.then).items()

@@ -107,6 +107,7 @@ class LoadBalancer:
             lease_ttl=10,
             tick=5,
             connect_every=0.2,
+            look_every=0.5,
         )
         self._task = asyncio.create_task(loop.run())
 

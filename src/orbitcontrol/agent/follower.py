@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TypeVar
 
 from orbitcontrol.agent.board import Cell, History, Problems, Wake
 from orbitcontrol.agent.mirror import Mirror
@@ -19,6 +21,11 @@ from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.model.stored import KeyValue
 from orbitcontrol.planning.rotation import Place, Published, Sight
 from orbitcontrol.ports import Store
+
+T = TypeVar("T")
+
+_TOGETHER = 0.005
+"""Seconds after a change in which more of them are taken together."""
 
 
 class EndpointFollower:
@@ -57,11 +64,11 @@ class EndpointFollower:
         listed = dict(zip(ordered, endpoints, strict=True))
         return Sight(
             revision=reading.revision,
-            alive=self._alive_of(alive),
-            spoken={self._keys.below(entry.key)[-1]: entry.mod_revision for entry in alive},
-            endpoints={service: self._endpoints_of(entries) for service, entries in listed.items()},
+            alive=_alive_of(alive),
+            spoken={_last(entry.key): entry.mod_revision for entry in alive},
+            endpoints={service: _endpoints_of(entries) for service, entries in listed.items()},
             written={
-                Place(service, self._keys.below(entry.key)[-1]): entry.mod_revision
+                Place(service, _last(entry.key)): entry.mod_revision
                 for service, entries in listed.items()
                 for entry in entries
             },
@@ -82,14 +89,15 @@ class EndpointFollower:
             while True:
                 self._start_and_stop(group)
                 if machines.cell.value is not None:
-                    self.alive.set(self._alive_of(machines.cell.value.entries.values()))
+                    self.alive.set(_alive_of(machines.cell.value.entries.values()))
                 self.endpoints.set(
                     {
-                        service: self._endpoints_of(mirror.cell.value.entries.values())
+                        service: _endpoints_of(mirror.cell.value.entries.values())
                         for service, mirror in self._mirrors.items()
                         if mirror.cell.value is not None
                     }
                 )
+                await asyncio.sleep(_TOGETHER)
                 await self._wake.wait()
 
     def _start_and_stop(self, group: asyncio.TaskGroup) -> None:
@@ -109,25 +117,29 @@ class EndpointFollower:
             self._mirrors[service] = mirror
             self._tasks[service] = group.create_task(mirror.run(), name=f"mirror {_name(service)}")
 
-    def _endpoints_of(self, entries: Iterable[KeyValue]) -> dict[str, Endpoint | None]:
-        found: dict[str, Endpoint | None] = {}
-        for entry in entries:
-            address = self._keys.below(entry.key)[-1]
-            try:
-                found[address] = decode(entry.value, Endpoint, key=entry.key)
-            except UndecodableValue:
-                found[address] = None
-        return found
 
-    def _alive_of(self, entries: Iterable[KeyValue]) -> dict[str, Alive]:
-        """By address. A record that cannot be read is left out: it proves no withdrawal."""
-        found: dict[str, Alive] = {}
-        for entry in entries:
-            try:
-                found[self._keys.below(entry.key)[-1]] = decode(entry.value, Alive, key=entry.key)
-            except UndecodableValue:
-                continue
-        return found
+def _endpoints_of(entries: Iterable[KeyValue]) -> dict[str, Endpoint | None]:
+    """By address; None for a value that cannot be read."""
+    return {_last(entry.key): _decoded(entry.value, Endpoint, entry.key) for entry in entries}
+
+
+def _alive_of(entries: Iterable[KeyValue]) -> dict[str, Alive]:
+    """By address. A record that cannot be read is left out: it proves no withdrawal."""
+    found = ((_last(entry.key), _decoded(entry.value, Alive, entry.key)) for entry in entries)
+    return {address: alive for address, alive in found if alive is not None}
+
+
+def _last(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+@lru_cache(maxsize=1 << 15)
+def _decoded(value: bytes, expected: type[T], key: str) -> T | None:
+    """The value; None when it cannot be read. One of thousands changes at a time: most were seen before."""
+    try:
+        return decode(value, expected, key=key)
+    except UndecodableValue:
+        return None
 
 
 def _name(service: str) -> str:

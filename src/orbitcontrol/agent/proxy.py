@@ -22,7 +22,7 @@ from orbitcontrol.agent.orphans import EVERY, Connector, OrphanConnects
 from orbitcontrol.agent.proxy_attempt import Accepted, Attempts, Refused, Round, Undecided
 from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.agent.proxy_rotation import EndpointWatch, Rotator
-from orbitcontrol.agent.proxy_servers import ServerKeeper
+from orbitcontrol.agent.proxy_servers import LOOK_EVERY, ServerKeeper
 from orbitcontrol.agent.reloads import Reloads
 from orbitcontrol.codec.haproxy_text import layout
 from orbitcontrol.errors import HAProxyError
@@ -52,7 +52,8 @@ class ProxyLoop:
     """Keeps HAProxy's configuration true. ``watch`` is run by whoever made it.
 
     ``lease_ttl`` is what a lease lasts, ``connect_every`` the pause between two rounds of connects to
-    orphans; ``quiet`` and ``longest`` are how long a reload waits for more changes. All are seconds.
+    orphans, ``look_every`` the one between two looks at HAProxy's servers; ``quiet`` and ``longest``
+    are how long a reload waits for more changes. All are seconds.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class ProxyLoop:
         lease_ttl: float,
         tick: float = TICK,
         connect_every: float = EVERY,
+        look_every: float = LOOK_EVERY,
         quiet: float = QUIET,
         longest: float = LONGEST_DELAY,
     ) -> None:
@@ -85,7 +87,7 @@ class ProxyLoop:
             alarm=self._alarm,
             ttl=lease_ttl,
         )
-        self._servers = ServerKeeper(proxy=proxy, alarm=self._alarm)
+        self._servers = ServerKeeper(proxy=proxy, alarm=self._alarm, look_every=look_every)
         self._reloads = Reloads(board=board, files=files, quiet=quiet, longest=longest)
         self._attempts = Attempts(
             proxy=proxy,

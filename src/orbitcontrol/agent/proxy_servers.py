@@ -8,13 +8,14 @@ case: what somebody else changed through the runtime socket is put right, and to
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 
 from msgspec import Struct
 
 from orbitcontrol.agent.alarm import Alarm
-from orbitcontrol.codec.haproxy_runtime import Command, Remove
+from orbitcontrol.codec.haproxy_runtime import Remove
 from orbitcontrol.codec.haproxy_text import Layout
 from orbitcontrol.errors import OrbitError
 from orbitcontrol.log import Log
@@ -23,6 +24,7 @@ from orbitcontrol.planning.servers import (
     Leaving,
     NeedsReload,
     Place,
+    ServerPlan,
     plan_servers,
 )
 from orbitcontrol.ports import Proxy
@@ -34,6 +36,12 @@ LOOK_EVERY = 10.0
 
 _TWICE = 0.02
 """Seconds between the two readings that must both say that a server's sessions have ended."""
+
+_TOLD_FOR = 60.0
+"""Seconds for which a correction is among the problems."""
+
+_NAMED = 5
+"""How many commands of a batch are logged."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two looks at servers that drain."""
@@ -47,19 +55,26 @@ class Version(Struct, frozen=True):
 
 
 class ServerKeeper:
-    """``leaving`` are the servers on their way out; ``corrected`` says what the last look put right."""
+    """``leaving`` are the servers on their way out. ``look_every`` is in seconds."""
 
-    def __init__(self, *, proxy: Proxy, alarm: Alarm) -> None:
+    def __init__(self, *, proxy: Proxy, alarm: Alarm, look_every: float) -> None:
         self.leaving: Mapping[Place, Leaving] = {}
-        self.corrected = ""
         self._proxy = proxy
         self._alarm = alarm
+        self._look_every = look_every
         self._pause = _FIRST_PAUSE
+        self._corrected = ""
+        self._corrected_at = -math.inf
+
+    @property
+    def corrected(self) -> str:
+        """What was put right lately, because somebody else had changed it."""
+        is_new = time.monotonic() - self._corrected_at < _TOLD_FOR
+        return self._corrected if is_new else ""
 
     def forget(self) -> None:
         """HAProxy was loaded anew: it has the servers of the file, and no others."""
         self.leaving = {}
-        self.corrected = ""
 
     async def converge(
         self,
@@ -89,7 +104,7 @@ class ServerKeeper:
             return f"HAProxy does not take it at runtime: {refused[0]}"
         failure = await self._write(wanted, disk, saved)
         refused = await self._proxy.execute(plan.then)
-        self._note(wanted, disk, plan.first, plan.then)
+        self._note(wanted, disk, plan)
         removed = {Place(each.section, each.server) for each in plan.then if isinstance(each, Remove)}
         self.leaving = {place: each for place, each in plan.leaving.items() if place not in removed}
         for reason in refused:
@@ -124,23 +139,21 @@ class ServerKeeper:
             draining = {place for place in draining if sessions.get(place, 0) == 0}
         return frozenset(draining)
 
-    def _note(
-        self, wanted: Version, disk: Version, first: Iterable[Command], then: Iterable[Command]
-    ) -> None:
+    def _note(self, wanted: Version, disk: Version, plan: ServerPlan) -> None:
         """Logs the batch. One that the texts do not explain puts right what somebody else did."""
         batch = [
-            *first,
-            *(command for command in then if Place(command.section, command.server) not in self.leaving),
+            command
+            for command in (*plan.first, *plan.then)
+            if Place(command.section, command.server) not in self.leaving
         ]
         if not batch:
-            self.corrected = ""
             return
-        commands = "; ".join(command.text() for command in batch[:5])
+        commands = "; ".join(command.text() for command in batch[:_NAMED])
         if wanted.text == disk.text:
-            self.corrected = f"somebody else changed its servers; put right: {commands}"
+            self._corrected = f"somebody else changed its servers; put right: {commands}"
+            self._corrected_at = time.monotonic()
             _log.warning("servers put right", commands=commands, count=len(batch))
         else:
-            self.corrected = ""
             _log.info("servers changed at runtime", commands=commands, count=len(batch))
 
     def _look_again(self) -> None:
@@ -150,4 +163,4 @@ class ServerKeeper:
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         else:
             self._pause = _FIRST_PAUSE
-            self._alarm.within(LOOK_EVERY)
+            self._alarm.within(self._look_every)

@@ -102,13 +102,17 @@ def rotate(
         "withdrawn": set(),
         "replaced": set(),
     }
-    believed = {
-        service: {
-            address: None if Place(service, address) in unproven else endpoint
-            for address, endpoint in entries.items()
+    believed: Published = (
+        published
+        if not unproven
+        else {
+            service: {
+                address: None if Place(service, address) in unproven else endpoint
+                for address, endpoint in entries.items()
+            }
+            for service, entries in published.items()
         }
-        for service, entries in published.items()
-    }
+    )
     owners = _owners(believed)
     for service, entries in believed.items():
         before = known.get(service, {})

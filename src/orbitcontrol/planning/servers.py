@@ -7,14 +7,14 @@ line in more than its weight, only a reload helps; the answer then is its reason
 
 A batch has two halves with the writing of the file between them:
 
-1. ``first``: servers are added, set ready, corrected. HAProxy has accepted each line before it
-   reaches the disk, so the file needs no check.
-2. The file is replaced. It names neither what is on its way out nor what is only being added.
-3. ``then``: servers are drained, put in maintenance, removed.
+1. ``first``: dead servers go to maintenance at once; servers are added, set ready, corrected.
+   HAProxy has accepted each line before it reaches the disk, so the file needs no check.
+2. The file is replaced. It does not name what is on its way out.
+3. ``then``: servers are drained, and those that left long ago removed.
 
-HAProxy that dies before 2 comes back without the new servers and with the old ones, all proven;
-after 2 with those that are wanted. A daemon that dies in between finds servers that the file does
-not have, and takes them out; they come back by the next plan.
+HAProxy that dies before 2 comes back with the servers of before, after 2 with those that are wanted;
+either way the next plan finds what is missing. So it does after a daemon that died in between: a server
+that runs and that the file does not have is on its way out, or, if it is wanted, a reload.
 
 A server on its way out goes from ``drain`` (only when its endpoint is draining, and no cookie or
 table binds sessions to it) to ``maint`` when its sessions have ended, and is removed a minute
@@ -99,6 +99,7 @@ def plan_servers(
     """The batch for these texts and servers. ``now`` is seconds of the clock of ``Leaving.since``."""
     if wanted.rest != disk.rest:
         return NeedsReload("more than its servers changed")
+    dead: list[Command] = []
     first: list[Command] = []
     then: list[Command] = []
     leaving: dict[Place, Leaving] = {}
@@ -130,8 +131,11 @@ def plan_servers(
                     now=now,
                 )
                 leaving[place] = departure
-                then.extend(_departing(place, runs[gone], departure, now))
-    return ServerPlan(first=tuple(first), then=tuple(then), leaving=leaving)
+                if departure.state == "maint" and runs[gone].admin != "maint":
+                    dead.append(SetState(section=name, server=gone, state="maint"))
+                else:
+                    then.extend(_departing(place, runs[gone], departure, now))
+    return ServerPlan(first=(*dead, *first), then=tuple(then), leaving=leaving)
 
 
 def _added(section: str, server: Server) -> Iterator[Command]:
@@ -205,8 +209,8 @@ def _departure(
 
 
 def _departing(place: Place, runs: RunningServer, departure: Leaving, now: float) -> Iterator[Command]:
-    if runs.admin != departure.state:
-        yield SetState(section=place.section, server=place.server, state=departure.state)
+    if departure.state == "drain" and runs.admin != "drain":
+        yield SetState(section=place.section, server=place.server, state="drain")
     elif departure.state == "maint" and now - departure.since >= KEPT:
         yield Remove(section=place.section, server=place.server)
 
