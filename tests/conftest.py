@@ -4,6 +4,7 @@ pytest_plugins = [
     "support.kinds",
     "support.etcd",
     "support.docker",
+    "support.haproxy_homes",
     "support.haproxy",
     "support.machine",
     "support.webserver",

@@ -1,16 +1,13 @@
-"""A real HAProxy for tests, as the daemon runs it, with small HTTP servers behind it."""
+"""A load balancer for tests: a real HAProxy with small HTTP servers behind it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
@@ -18,10 +15,7 @@ from orbitcontrol.agent.board import Board, Cell
 from orbitcontrol.agent.follower import Sight
 from orbitcontrol.agent.proxy import ProxyLoop
 from orbitcontrol.agent.remembered import Remembered
-from orbitcontrol.codec.haproxy import Processes
 from orbitcontrol.errors import HAProxyError, StoreUnreachable
-from orbitcontrol.haproxy.master import MasterSocket
-from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
 from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConfiguration
 from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
@@ -29,90 +23,12 @@ from orbitcontrol.planning.proxy import ProxyState, digest
 from orbitcontrol.planning.rotation import Published
 from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
-from support.etcd import free_ports
-
-TEMPLATE = """\
-global
-    stats socket {{ socket }} mode 600 level admin expose-fd listeners
-    hard-stop-after 10s
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 5s
-    timeout server 5s
-    timeout http-request 5s
-    retries 3
-    option redispatch
-frontend web
-    bind 127.0.0.1:@PORT@
-    default_backend web
-backend web
-    balance roundrobin
-    {% for e in endpoints("web") -%}
-    server {{ e.name }} {{ e.address }}
-    {% endfor %}
-"""
+from support.haproxy_homes import HAProxyHome
 
 
 def an_endpoint(machine: str = "10.0.0.1", session: str = "s1", **fields: object) -> Endpoint:
     values: dict[str, object] = {"id": "1", "machine": machine, "session": session, **fields}
     return Endpoint(**values)  # type: ignore[arg-type]
-
-
-class HAProxyHome:
-    """A directory with one HAProxy's files; whatever runs from it is ended with the test."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.config = directory / "haproxy.cfg"
-        self.master = MasterSocket(directory / "haproxy-master.sock")
-        (self.port,) = free_ports(1)
-        self.template = TEMPLATE.replace("@PORT@", str(self.port))
-
-    def adapter(self) -> HAProxy:
-        return HAProxy(HAProxySettings(config_dir=self.directory, managed=True))
-
-    async def processes(self) -> Processes:
-        return await self.master.processes(patience=5)
-
-    async def runtime(self, command: str) -> str:
-        """One command to the runtime socket of the serving worker."""
-        reader, writer = await asyncio.open_unix_connection(str(self.directory / "haproxy.sock"))
-        writer.write(command.encode() + b"\n")
-        reply = await reader.read(-1)
-        writer.close()
-        return reply.decode()
-
-    async def servers(self) -> set[str]:
-        """The servers that the serving worker has, as it says itself."""
-        rows = (await self.runtime("show servers state")).splitlines()[2:]
-        return {row.split()[3] for row in rows if row.strip()}
-
-    async def get(self) -> str:
-        """The body of one request through HAProxy; raises OSError when nobody listens."""
-        return await http_get(self.port)
-
-    def end(self) -> None:
-        """Kills the master whose pid file this is; its workers end with it."""
-        with contextlib.suppress(OSError, ValueError):
-            pid = int((self.directory / "haproxy.pid").read_text())
-            if str(self.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
-
-
-async def http_get(port: int) -> str:
-    """The status and body of ``GET /``, as ``200 hello``."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        async with asyncio.timeout(10):
-            answer = (await reader.read(-1)).decode()
-    finally:
-        writer.close()
-    head, _, body = answer.partition("\r\n\r\n")
-    return f"{head.split()[1] if head else 'nothing'} {body}"
 
 
 class WebServer:
@@ -260,6 +176,32 @@ class LoadBalancer:
         return await self.home.servers() == wanted
 
 
+async def serving(balancer: LoadBalancer, *servers: WebServer) -> int:
+    """A load balancer in service with these servers; the generation of its template."""
+    balancer.watch.publish("web", *(server.address for server in servers))
+    generation = balancer.import_template(balancer.home.template)
+    balancer.start()
+    await balancer.judged(generation, accepted=True)
+    await balancer.routes_to(*(server.address for server in servers))
+    return generation
+
+
+async def killed_and_back(balancer: LoadBalancer) -> None:
+    """Kills HAProxy and waits until another one serves."""
+    before = await balancer.home.processes()
+    os.kill(before.master, signal.SIGKILL)
+
+    async def back() -> bool:
+        return (await balancer.home.processes()).master != before.master and await answers(balancer)
+
+    await eventually(back, "another HAProxy serves")
+
+
+async def answers(balancer: LoadBalancer) -> bool:
+    """Whether HAProxy has a server that answers."""
+    return (await balancer.home.get()).startswith("200")
+
+
 async def eventually(holds: object, what: str, *, within: float = 20) -> None:
     """Asks again until ``await holds()`` is true; an error of HAProxy's or of the network is a no."""
     deadline = time.monotonic() + within
@@ -271,27 +213,10 @@ async def eventually(holds: object, what: str, *, within: float = 20) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.fixture(scope="session")
-def haproxy_binary() -> str:
-    """HAProxy's program; a test that needs it fails where it is missing."""
-    binary = shutil.which("haproxy")
-    if binary is None:
-        pytest.fail("haproxy is not installed: `apt-get install haproxy`")
-    return binary
-
-
-@pytest.fixture
-def haproxy_home(haproxy_binary: str) -> Iterator[HAProxyHome]:
-    """An empty directory for one HAProxy; a short path, because sockets lie in it."""
-    with tempfile.TemporaryDirectory(prefix="orbit-") as directory:
-        home = HAProxyHome(Path(directory))
-        yield home
-        home.end()
-
-
 @pytest.fixture
 async def balancer(haproxy_home: HAProxyHome) -> AsyncIterator[LoadBalancer]:
-    """A load balancer that is not started yet."""
+    """A load balancer whose daemon is not started yet."""
+    await haproxy_home.begin()
     found = LoadBalancer(haproxy_home)
     yield found
     await found.stop()

@@ -35,6 +35,10 @@ class NobodyListens(HAProxyError):
     """The socket does not exist, or no process accepts on it."""
 
 
+class Dropped(HAProxyError):
+    """The master dropped the connection: it executes itself anew, as it does when it starts or reloads."""
+
+
 class MasterSocket:
     """One master socket. Each command is a connection of its own."""
 
@@ -42,7 +46,7 @@ class MasterSocket:
         self.path = path
 
     async def command(self, line: str, *, deadline: float = ANSWER_DEADLINE) -> str:
-        """The whole answer to one command. Raises NobodyListens, or HAProxyError at the deadline."""
+        """The whole answer to one command. Raises NobodyListens, Dropped, or HAProxyError at the deadline."""
         try:
             async with asyncio.timeout(deadline):
                 return await self._ask(line)
@@ -50,6 +54,8 @@ class MasterSocket:
             raise HAProxyError(f"{self.path}: no answer to {line!r} in {deadline:g} s") from None
         except (FileNotFoundError, ConnectionRefusedError):
             raise NobodyListens(f"{self.path}: no HAProxy master listens here") from None
+        except ConnectionError:
+            raise Dropped(f"{self.path}: the HAProxy master dropped the connection") from None
         except OSError as error:
             raise HAProxyError(f"{self.path}: {error.strerror or error}") from error
 
@@ -60,7 +66,7 @@ class MasterSocket:
             try:
                 reply = await self.command("show proc")
                 break
-            except NobodyListens:
+            except (NobodyListens, Dropped):
                 if time.monotonic() >= until:
                     raise
                 await asyncio.sleep(_LOOK_AGAIN)

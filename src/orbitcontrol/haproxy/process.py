@@ -21,7 +21,7 @@ from pathlib import Path
 from orbitcontrol.codec.haproxy import Processes
 from orbitcontrol.errors import HAProxyError, HAProxyRejected
 from orbitcontrol.haproxy.check import environment
-from orbitcontrol.haproxy.master import MasterSocket, NobodyListens, alerts
+from orbitcontrol.haproxy.master import Dropped, MasterSocket, NobodyListens, alerts
 from orbitcontrol.log import Log
 from orbitcontrol.planning.backoff import Backoff, ended, failed, seen
 from orbitcontrol.planning.proxy import Running
@@ -98,7 +98,7 @@ class ManagedProcess:
         while True:
             try:
                 running = await self._master.processes()
-            except NobodyListens:
+            except (NobodyListens, Dropped):
                 # a master in the middle of a reload listens again in some milliseconds
                 if not self._pid_file_is_alive() or time.monotonic() > deadline:
                     return False

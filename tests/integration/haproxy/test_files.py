@@ -10,8 +10,9 @@ import pytest
 from orbitcontrol.atomicfile import replace_file
 from orbitcontrol.errors import HAProxyError
 from orbitcontrol.haproxy.files import contents_name, keep_backup, prune, write_files
+from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
 from orbitcontrol.model.configuration import ProxyConfiguration
-from support.haproxy import HAProxyHome
+from support.haproxy_homes import HAProxyHome
 
 pytestmark = pytest.mark.integration
 
@@ -102,3 +103,11 @@ async def test_what_the_file_system_refuses_names_the_file(haproxy_home: HAProxy
     configuration = ProxyConfiguration(tag="lb", template="")
     with pytest.raises(HAProxyError, match=r"haproxy\.cfg"):
         await haproxy_home.adapter().apply("global\n", configuration)
+
+
+def test_the_first_runtime_socket_that_matches_is_told_to_templates(tmp_path: Path) -> None:
+    pattern = str(tmp_path / "*.sock")
+    assert HAProxy(HAProxySettings(config_dir=tmp_path, socket=pattern)).socket == pattern
+    for name in ("b.sock", "a.sock"):
+        (tmp_path / name).touch()
+    assert HAProxy(HAProxySettings(config_dir=tmp_path, socket=pattern)).socket == str(tmp_path / "a.sock")

@@ -10,8 +10,9 @@ import pytest
 from orbitcontrol.model.state import Endpoint
 from orbitcontrol.planning.orphans import ORPHAN_TIMEOUT, Orphan, Writes
 from support.haproxy import LoadBalancer, WebServer, an_endpoint, eventually
+from support.haproxy_homes import DISTRIBUTION, NEWER, on
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, on((True, DISTRIBUTION), (False, NEWER))]
 
 Servers = tuple[WebServer, WebServer]
 ELSEWHERE = "127.0.0.1:9"

@@ -12,7 +12,7 @@ from orbitcontrol.haproxy.validate import check_template
 from orbitcontrol.model.configuration import Configuration, Tag
 from orbitcontrol.model.findings import Finding, problems_of, warnings_of
 from orbitcontrol.model.service import Service
-from support.haproxy import TEMPLATE
+from support.haproxy_homes import TEMPLATE
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("haproxy_binary")]
 
