@@ -22,7 +22,7 @@ from msgspec import Struct
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired
 from orbitcontrol.model.runs import Run, RunId, Verdict
-from orbitcontrol.model.state import InstanceReport, Problem, ProxyVerdict
+from orbitcontrol.model.state import InstanceReport, Problem, ProxyVerdict, ProxyWorkers
 from orbitcontrol.planning.orphans import Writes
 
 _log = Log(__name__)
@@ -167,6 +167,8 @@ class Board:
         new proof; None until that is known."""
         self.instances: Cell[tuple[InstanceReport, ...]] = Cell("instances", ())
         self.proxy_verdict: Cell[ProxyVerdict | None] = Cell("proxy_verdict", None)
+        self.proxy_workers: Cell[ProxyWorkers | None] = Cell("proxy_workers", None)
+        """HAProxy's processes that are still leaving after reloads; None while there are none."""
         self.orphaned: Cell[bool] = Cell("orphaned", False)
         """This load balancer has orphans: the machine's record is written regularly, as a proof that the
         store takes writes."""

@@ -21,6 +21,7 @@ from orbitcontrol.agent.orphans import EVERY, Connector, OrphanConnects
 from orbitcontrol.agent.proxy_attempt import Accepted, Attempts, Refused, Round, Undecided
 from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.agent.proxy_rotation import EndpointWatch, Rotator
+from orbitcontrol.agent.proxy_workers import ProxyWorkersLoop
 from orbitcontrol.errors import HAProxyError
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired
@@ -76,6 +77,7 @@ class ProxyLoop:
             board=board, watch=watch, memory=self._memory, connects=self._connects, alarm=self._alarm
         )
         self._attempts = Attempts(proxy=proxy, memory=self._memory, alarm=self._alarm)
+        self._workers = ProxyWorkersLoop(board=board, workers=proxy.workers)
         self._checked: frozenset[Place] = frozenset()
         self._absence_logged = False
 
@@ -90,6 +92,7 @@ class ProxyLoop:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._connects.run(), name="orphans")
+                group.create_task(self._workers.run(), name="workers")
                 await forever("proxy", self._step, wake=self._wake, problems=board.problems, tick=self._tick)
         finally:
             self._alarm.cancel()
@@ -97,6 +100,7 @@ class ProxyLoop:
 
     async def _step(self, reasons: frozenset[str]) -> None:
         trouble: dict[str, str] = {}
+        loaded = self._memory.state.applied
         running = await self._keep_running(trouble)
         if "start" not in reasons:
             await self._settle()
@@ -113,6 +117,8 @@ class ProxyLoop:
                 await self._converge(now)
             self._report_absence(now)
             self._look_after_orphans(now)
+        if self._memory.state.applied != loaded:
+            self._workers.look()
         self._board.problems.report("proxy", trouble)
 
     async def _settle(self) -> None:

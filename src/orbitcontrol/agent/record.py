@@ -66,6 +66,7 @@ class RecordLoop:
         board.desired.subscribe(self._wake)
         board.instances.subscribe(self._wake)
         board.proxy_verdict.subscribe(self._wake)
+        board.proxy_workers.subscribe(self._wake)
         board.problems.cell.subscribe(self._wake)
         board.orphaned.subscribe(self._wake)
         board.relisted.subscribe(self._wake)
@@ -87,6 +88,7 @@ class RecordLoop:
             generation=desired.generation if desired is not None else 0,
             holding=desired.holding if desired is not None else "",
             proxy=board.proxy_verdict.value,
+            proxy_workers=board.proxy_workers.value,
             instances=board.instances.value,
             problems=board.problems.cell.value,
         )

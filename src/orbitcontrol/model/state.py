@@ -103,6 +103,16 @@ class ProxyVerdict(_Stored, frozen=True, kw_only=True):
     error: str = ""
 
 
+class ProxyWorkers(_Stored, frozen=True, kw_only=True):
+    """The machine's HAProxy processes that finish old connections after reloads.
+
+    ``since`` is when the oldest of them began to leave, at the latest: RFC 3339 in UTC.
+    """
+
+    leaving: int
+    since: str
+
+
 class InstanceReport(_Stored, frozen=True, kw_only=True):
     """One instance of a service as its machine last saw it.
 
@@ -123,7 +133,7 @@ class MachineRecord(_Stored, frozen=True, kw_only=True):
     """``machines/<address>``: kept after the machine is gone, until it is forgotten.
 
     ``epoch`` and ``generation`` are those of the configuration that the machine trusts; ``holding``
-    says why it does not trust the store's, "" when it does.
+    says why it does not trust the store's, "" when it does. ``proxy_workers`` is null while none leaves.
     """
 
     tags: tuple[str, ...] = ()
@@ -134,5 +144,6 @@ class MachineRecord(_Stored, frozen=True, kw_only=True):
     generation: int = 0
     holding: str = ""
     proxy: ProxyVerdict | None = None
+    proxy_workers: ProxyWorkers | None = None
     instances: tuple[InstanceReport, ...] = ()
     problems: tuple[Problem, ...] = ()
