@@ -32,6 +32,7 @@ from orbitcontrol.model.stored import (
     Range,
     Reading,
 )
+from orbitcontrol.planning.leaving_workers import LeavingWorker
 from orbitcontrol.planning.proxy import Directories, Life
 from orbitcontrol.planning.servers import Place
 
@@ -158,6 +159,26 @@ class ContainerChecks(Protocol):
         """Ends all connections to the engine."""
 
 
+class ProxyProcesses(Protocol):
+    """HAProxy's processes that go on with their old connections after a reload.
+
+    They take no commands, and may still give a connection any server of *their* configuration.
+    Every call ends within some seconds, and may raise ``HAProxyError``.
+    """
+
+    async def leaving(self) -> tuple[LeavingWorker, ...]:
+        """Those that leave now, the longest first; none where no HAProxy runs."""
+
+    async def unquiet(self, servers: Mapping[str, str], *, present: str) -> Mapping[str, str]:
+        """The servers that are not quiet in every process that leaves, each with why.
+
+        What quiet is: ``planning.leaving_workers``.
+        ``servers`` maps ``backend/server`` to ``host:port``. ``present`` is the configuration on disk:
+        what a process was loaded with of which nothing better is known. Raises ``HAProxyError`` when
+        it cannot be told, also where no HAProxy runs: then nothing is quiet.
+        """
+
+
 class Proxy(Protocol):
     """HAProxy on this machine: its configuration on disk, and the process that runs it.
 
@@ -168,6 +189,10 @@ class Proxy(Protocol):
     @property
     def socket(self) -> str:
         """The runtime socket's path, as templates are told."""
+
+    @property
+    def workers(self) -> ProxyProcesses:
+        """Those that leave after reloads."""
 
     def directories(self, configuration: ProxyConfiguration) -> Directories:
         """Where the configuration's certificates and files lie, or will."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orbitcontrol.model.state import Alive, Endpoint, InstanceReport, MachineRecord, Problem
+from orbitcontrol.model.state import (
+    Alive,
+    Endpoint,
+    InstanceReport,
+    MachineRecord,
+    Problem,
+    ProxyVerdict,
+    ProxyWorkers,
+)
 from support.etcd import EtcdServer, free_ports
 from support.machine import ORBITCTL, Cluster
 
@@ -88,6 +97,31 @@ def test_tags_machines_services_and_status_fit_together(filled: Cluster) -> None
     assert "registry:5000/worker:1" in one
     assert "github.com/example/worker" in one
     assert "http://ci.example/worker" in one
+
+
+def test_a_machine_is_shown_with_its_haproxys_old_workers_while_it_is_alive(filled: Cluster) -> None:
+    def shown(proxy_workers: ProxyWorkers | None) -> tuple[int, str, str]:
+        record = MachineRecord(
+            tags=("app",),
+            version="1",
+            proxy=ProxyVerdict(generation=1, accepted=True),
+            proxy_workers=proxy_workers,
+        )
+        filled.write("machines/10.0.0.5", msgspec.json.encode(record))
+        [machine] = filled.orbitctl("status", "-o", "json").json["Machines"]
+        line = next(line for line in filled.orbitctl("status").out.splitlines() if "10.0.0.5" in line)
+        return machine["LeavingWorkers"], machine["LeavingSince"], line
+
+    workers = ProxyWorkers(leaving=2, since="2026-01-31T12:00:00Z")
+    number, since, line = shown(workers)
+    assert (number, since) == (2, "2026-01-31T12:00:00Z")
+    assert re.search(r"accepted, 2 leaving for \d+h", line), line
+    assert shown(ProxyWorkers(leaving=1, since="yesterday"))[2].count("accepted, 1 leaving") == 1
+    number, since, line = shown(None)
+    assert (number, since, "leaving" in line) == (0, "", False)
+    filled.write("alive/10.0.0.5", None)
+    number, since, line = shown(workers)
+    assert (number, since, "leaving" in line) == (0, "", False)
 
 
 def test_a_revision_is_set_for_all_or_for_one_machine_and_unset(filled: Cluster) -> None:

@@ -29,7 +29,8 @@ def test_doctor_finds_what_is_there(cluster: Cluster, engine: Engine, tmp_path: 
         *("--state-dir", str(tmp_path / "state")),
         code=0,
     )
-    for subject in ("store", "haproxy", "haproxy directory", "haproxy reload", "address", "listen", "state"):
+    of_haproxy = ("haproxy", "haproxy directory", "haproxy reload", "haproxy configuration")
+    for subject in ("store", *of_haproxy, "address", "listen", "state"):
         assert found[subject][0] == "ok", found[subject]
     state, finding, advice = found["docker"]
     assert (state, "live-restore" in finding, "daemon.json" in advice) == ("warning", True, True)
@@ -60,6 +61,38 @@ def test_doctor_says_what_to_do_about_what_is_missing(cluster: Cluster, tmp_path
     }
     assert {subject: found[subject][0] for subject in expected} == expected
     assert all(found[subject][2] for subject in expected)
+
+
+def test_doctor_warns_about_each_thing_that_the_running_configuration_lacks(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    config = tmp_path / "haproxy.cfg"
+    lines = {
+        "stats socket": "global\n    stats socket /s level admin",
+        "hard-stop-after": "global\n    hard-stop-after 30s",
+        "timeout http-request": "defaults\n    timeout http-request 10s",
+        "retries": "defaults\n    retries 3",
+        "option redispatch": "defaults\n    option redispatch",
+    }
+
+    def found(text: str) -> list[tuple[str, str, str]]:
+        config.write_text(text)
+        options = ("--haproxy-managed", "--haproxy-config-path", str(tmp_path))
+        said = cluster.orbitctl("doctor", *options, "-o", "json", code=0).json
+        return [
+            (one["State"], one["Finding"], one["Advice"])
+            for one in said
+            if one["Subject"] == "haproxy configuration"
+        ]
+
+    [(state, finding, advice)] = found("\n".join(lines.values()))
+    assert (state, finding, advice) == ("ok", f"{config} has what reloads and drains need", "")
+    warnings = found("# hard-stop-after 30s\n")
+    assert len(warnings) == len(lines)
+    for (state, finding, advice), lack in zip(warnings, lines, strict=True):
+        assert state == "warning"
+        assert f"{config}: no `{lack}" in finding
+        assert "haproxy.tpl" in advice
 
 
 def test_doctor_on_a_store_that_does_not_answer_fails_and_names_it(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from msgspec import Struct
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired
 from orbitcontrol.model.runs import Run, RunId, Verdict
-from orbitcontrol.model.state import InstanceReport, Problem, ProxyVerdict, Reload
+from orbitcontrol.model.state import InstanceReport, Problem, ProxyVerdict, ProxyWorkers, Reload
 from orbitcontrol.planning.orphans import Writes
 
 _log = Log(__name__)
@@ -200,6 +200,8 @@ class Board:
         self.proxy_verdict: Cell[ProxyVerdict | None] = Cell("proxy_verdict", None)
         self.reloads: Cell[tuple[Reload, ...]] = Cell("reloads", ())
         """The newest reloads of HAProxy, in their order."""
+        self.proxy_workers: Cell[ProxyWorkers | None] = Cell("proxy_workers", None)
+        """HAProxy's processes that are still leaving after reloads; None while there are none."""
         self.orphaned: Cell[bool] = Cell("orphaned", False)
         """This load balancer has orphans: the machine's record is written regularly, as a proof that the
         store takes writes."""

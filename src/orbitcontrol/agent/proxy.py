@@ -23,6 +23,7 @@ from orbitcontrol.agent.proxy_attempt import Accepted, Attempts, Refused, Round,
 from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.agent.proxy_rotation import EndpointWatch, Rotator
 from orbitcontrol.agent.proxy_servers import LOOK_EVERY, ServerKeeper
+from orbitcontrol.agent.proxy_workers import ProxyWorkersLoop
 from orbitcontrol.agent.reloads import Reloads
 from orbitcontrol.codec.haproxy_text import layout
 from orbitcontrol.errors import HAProxyError
@@ -96,6 +97,7 @@ class ProxyLoop:
             reloads=self._reloads,
             alarm=self._alarm,
         )
+        self._workers = ProxyWorkersLoop(board=board, workers=proxy.workers)
         self._checked: frozenset[Place] = frozenset()
         self._absence_logged = False
 
@@ -114,6 +116,7 @@ class ProxyLoop:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._connects.run(), name="orphans")
+                group.create_task(self._workers.run(), name="workers")
                 await forever("proxy", self._step, wake=self._wake, problems=board.problems, tick=self._tick)
         finally:
             self._alarm.cancel()
@@ -121,6 +124,7 @@ class ProxyLoop:
 
     async def _step(self, _: frozenset[str]) -> None:
         trouble: dict[str, str] = {}
+        reloads = self._board.reloads.value
         running = await self._keep_running(trouble)
         desired = self._board.desired.value
         if desired is not None:
@@ -135,6 +139,8 @@ class ProxyLoop:
                 await self._converge(now)
             self._report_absence(now)
             self._look_after_orphans(now)
+        if self._board.reloads.value is not reloads:
+            self._workers.look()
         self._board.problems.report("proxy", trouble)
 
     async def _keep_running(self, trouble: dict[str, str]) -> Life | None:

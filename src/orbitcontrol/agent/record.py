@@ -67,6 +67,7 @@ class RecordLoop:
         board.desired.subscribe(self._wake)
         board.instances.subscribe(self._wake)
         board.proxy_verdict.subscribe(self._wake)
+        board.proxy_workers.subscribe(self._wake)
         board.problems.cell.subscribe(self._wake)
         board.orphaned.subscribe(self._wake)
         board.relisted.subscribe(self._wake)
@@ -89,6 +90,7 @@ class RecordLoop:
             holding=desired.holding if desired is not None else "",
             held=held_of(desired) if desired is not None else (),
             proxy=board.proxy_verdict.value,
+            proxy_workers=board.proxy_workers.value,
             instances=board.instances.value,
             problems=board.problems.cell.value,
         )

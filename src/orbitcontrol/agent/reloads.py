@@ -12,11 +12,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Literal
 
 from orbitcontrol.agent.board import Board
 from orbitcontrol.agent.remembered import Remembered
+from orbitcontrol.codec.times import in_utc
 from orbitcontrol.errors import HAProxyRejected, OrbitError
 from orbitcontrol.log import Log
 from orbitcontrol.model.state import Reload
@@ -59,7 +59,7 @@ class Reloads:
     @asynccontextmanager
     async def recorded(self, reason: str, *, size: int) -> AsyncIterator[None]:
         """Records the reload that its block is."""
-        at, begun = datetime.now(UTC), time.monotonic()
+        at, begun = in_utc(time.time()), time.monotonic()
         outcome: Literal["loaded", "refused", "failed"] = "failed"
         try:
             yield
@@ -70,7 +70,7 @@ class Reloads:
         finally:
             self._first, self._text = None, ""
             entry = Reload(
-                at=at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                at=at,
                 reason=reason,
                 size=size,
                 seconds=round(time.monotonic() - begun, 3),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,6 @@ class CommandContext:
 
 def utc_now() -> str:
     """The time as RFC 3339 in UTC, whole seconds."""
-    from datetime import UTC, datetime  # noqa: PLC0415 -- see above
+    from orbitcontrol.codec.times import in_utc  # noqa: PLC0415 -- see above
 
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return in_utc(time.time())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 
 import click
 import msgspec
@@ -11,6 +12,7 @@ import msgspec
 from orbitcontrol.cli.context import CommandContext
 from orbitcontrol.cli.framework import OrbitCommand
 from orbitcontrol.cli.output import Column, emit, emit_value, output_option, table
+from orbitcontrol.codec.times import since_epoch
 from orbitcontrol.errors import UsageError
 from orbitcontrol.model.state import Problem
 from orbitcontrol.ops import cluster as ops
@@ -28,12 +30,34 @@ ENDPOINT_COLUMNS = (
     Column("INSTANCE", lambda view: view.instance, wide=True),
     Column("ZONE", lambda view: view.zone, wide=True),
 )
+
+
+def _haproxy(view: MachineView) -> str:
+    """HAProxy's verdict, and how many of its processes are still leaving after reloads."""
+    verdict = view.haproxy.partition("\n")[0]
+    if not view.leaving_workers:
+        return verdict
+    return f"{verdict}, {view.leaving_workers} leaving{_age(view.leaving_since)}".removeprefix(", ")
+
+
+def _age(since: str) -> str:
+    """`` for 12s``, in minutes and hours when it is longer; "" for a time that cannot be read."""
+    try:
+        seconds = max(round(time.time() - since_epoch(since)), 0)
+    except ValueError:
+        return ""
+    for unit, length in (("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f" for {seconds // length}{unit}"
+    return f" for {seconds}s"
+
+
 MACHINE_COLUMNS = (
     Column("MACHINE", lambda view: view.address),
     Column("STATE", lambda view: view.state),
     Column("TAGS", lambda view: view.tags),
     Column("ENDPOINTS", lambda view: view.endpoints),
-    Column("HAPROXY", lambda view: view.haproxy.partition("\n")[0]),
+    Column("HAPROXY", _haproxy),
     Column("PROBLEMS", lambda view: len(view.problems)),
     Column("ZONE", lambda view: view.zone, wide=True),
     Column("VERSION", lambda view: view.version, wide=True),

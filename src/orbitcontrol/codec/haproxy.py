@@ -22,6 +22,9 @@ _SEVERITIES: dict[str, Severity] = {
 }
 _PLACE = re.compile(r"^(?:parsing )?\[([^\]]+):(\d+)\]\s*:?\s*")
 _PLACE_INSIDE = re.compile(r"\[([^\]\s]+):(\d+)\]")
+_MASTER = re.compile(r"^(\d+)\s+master\s+(\d+)(?:\s+\[failed: (\d+)\])?", re.MULTILINE)
+_UPTIME = re.compile(r"(\d+)d(\d+)h(\d+)m(\d+)s")
+_VERSION = re.compile(r"(\d+)\.(\d+)")
 _SUMMARY = re.compile(r"^(Error\(s\) found in configuration file|Fatal errors found in configuration)")
 
 
@@ -91,32 +94,59 @@ class Processes(Struct, frozen=True, kw_only=True):
     leaving: frozenset[int] = frozenset()
 
 
-def parse_processes(reply: str) -> Processes | None:
-    """``show proc`` of the master socket; None where the text is not one (2.6 cuts it off in a reload)."""
-    master: tuple[int, int, int] | None = None
-    workers: dict[bool, set[int]] = {False: set(), True: set()}
+class Worker(Struct, frozen=True, kw_only=True):
+    """One worker in ``show proc``.
+
+    ``reloads`` counts those that it has seen, failed ones too: the older a worker, the more.
+    ``uptime`` is in seconds. ``version`` is its HAProxy's, such as ``(2, 6)``; None where it is not said.
+    """
+
+    pid: int
+    leaving: bool
+    reloads: int
+    uptime: float
+    version: tuple[int, int] | None
+
+
+def parse_workers(reply: str) -> tuple[Worker, ...]:
+    """The workers in ``show proc``, those that serve and those that leave."""
+    found = []
     leaving = False
     for line in reply.splitlines():
         if line.startswith("#"):
             leaving = line.startswith("# old workers") or (leaving and not line.startswith("# workers"))
             continue
         fields = line.split()
-        if len(fields) < 3 or not fields[0].isdigit() or not fields[2].isdigit():
-            continue
-        if fields[1] == "master":
-            failed = re.search(r"\[failed: (\d+)\]", line)
-            master = (int(fields[0]), int(fields[2]), int(failed[1]) if failed else 0)
-        elif fields[1] == "worker":
-            workers[leaving].add(int(fields[0]))
+        if len(fields) >= 3 and fields[1] == "worker" and fields[0].isdigit() and fields[2].isdigit():
+            found.append(_worker(fields, leaving=leaving))
+    return tuple(found)
+
+
+def _worker(fields: list[str], *, leaving: bool) -> Worker:
+    uptime = _UPTIME.fullmatch(fields[3]) if len(fields) > 3 else None
+    days, hours, minutes, seconds = map(int, uptime.groups()) if uptime else (0, 0, 0, 0)
+    version = _VERSION.match(fields[4]) if len(fields) > 4 else None
+    return Worker(
+        pid=int(fields[0]),
+        leaving=leaving,
+        reloads=int(fields[2]),
+        uptime=float(((days * 24 + hours) * 60 + minutes) * 60 + seconds),
+        version=(int(version[1]), int(version[2])) if version else None,
+    )
+
+
+def parse_processes(reply: str) -> Processes | None:
+    """``show proc`` of the master socket; None where the text is not one (2.6 cuts it off in a reload)."""
+    master = _MASTER.search(reply)
     if master is None:
         return None
-    pid, reloads, failures = master
+    workers = parse_workers(reply)
     return Processes(
-        master=pid,
-        reloads=reloads,
-        failed=failures,
-        workers=frozenset(workers[False]),
-        leaving=frozenset(workers[True]),
+        master=int(master[1]),
+        reloads=int(master[2]),
+        failed=int(master[3] or 0),
+        workers=frozenset(worker.pid for worker in workers if not worker.leaving),
+        leaving=frozenset(worker.pid for worker in workers if worker.leaving),
     )
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 Kind = Literal["frontend", "backend", "server", "listener"]
 
 _KINDS: dict[str, Kind] = {"0": "frontend", "1": "backend", "2": "server", "3": "listener"}
-_NEEDED = frozenset({"pxname", "svname", "type"})
+_NEEDED = frozenset({"pxname", "svname", "type", "scur", "qcur"})
 _INFO = re.compile(r"^([A-Za-z_-]+): (\d+)\s*$", re.MULTILINE)
 
 
@@ -38,9 +38,14 @@ class StatRow(Struct, frozen=True, kw_only=True):
 
 
 def parse_statistics(reply: str) -> tuple[StatRow, ...]:
-    """The rows of ``show stat``; none where the text is something else. Half a row is left out."""
-    names, *rows = csv.reader(reply.removeprefix("# ").splitlines()) if reply.startswith("# ") else [[]]
-    if not names or not _NEEDED.issubset(names):
+    """The rows of ``show stat``; half a row is left out.
+
+    None at all where the text is something else, or has no column that tells of sessions.
+    """
+    if not reply.startswith("# "):
+        return ()
+    names, *rows = csv.reader(reply.removeprefix("# ").split("\n"))
+    if not _NEEDED.issubset(names):
         return ()
     column = {name: index for index, name in enumerate(names)}
     found = (_row(column, row) for row in rows if len(row) >= len(names))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from msgspec import structs
 
+from orbitcontrol.codec.times import since_epoch
 from orbitcontrol.model.containers import (
     ContainerState,
     ObservedContainer,
@@ -86,7 +86,7 @@ def references(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def seconds(time: str | None) -> float:
     """``2026-01-31T12:00:00.123456789Z`` in seconds since the epoch; 0 for none."""
-    return datetime.fromisoformat(time).timestamp() if time else 0.0
+    return since_epoch(time) if time else 0.0
 
 
 def _references(written: list[str] | None) -> tuple[str, ...]:

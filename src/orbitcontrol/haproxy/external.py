@@ -12,17 +12,21 @@ from pathlib import Path
 from orbitcontrol.errors import HAProxyError, HAProxyRejected
 from orbitcontrol.haproxy.check import run_program
 from orbitcontrol.haproxy.master import PATIENCE, MasterSocket
+from orbitcontrol.haproxy.processes import LeavingProcesses
+from orbitcontrol.haproxy.workers import LeavingWorkers
 from orbitcontrol.planning.proxy import Life
 
 COMMAND_DEADLINE = 30.0
 
 
 class ExternalProcess:
-    """A running HAProxy that is not ours to start or stop."""
+    """A running HAProxy that is not ours to start or stop. ``socket`` is its runtime socket's path."""
 
-    def __init__(self, *, reload_command: str | None, master_socket: Path | None) -> None:
+    def __init__(self, *, reload_command: str | None, master_socket: Path | None, socket: str) -> None:
         self._command = reload_command
         self._master = MasterSocket(master_socket) if master_socket else None
+        self._processes = LeavingProcesses(socket)
+        self.workers = LeavingWorkers(self._master) if self._master else self._processes
 
     def subscribe(self, notify: Callable[[str], None]) -> None:
         """Nothing to tell: whoever runs it watches it."""
@@ -45,6 +49,7 @@ class ExternalProcess:
         before = await self._master.processes(patience=PATIENCE) if self._master else None
         status, output = await run_program(["/bin/sh", "-c", self._command], deadline=COMMAND_DEADLINE)
         if status != 0:
+            self._processes.stays()
             raise HAProxyRejected(
                 [f"the reload command ended with {status}: {output.strip()[-500:] or 'it said nothing'}"]
             )

@@ -16,9 +16,11 @@ from pathlib import Path
 from orbitcontrol.codec.haproxy import (
     Processes,
     ReloadReply,
+    Worker,
     parse_messages,
     parse_processes,
     parse_reload,
+    parse_workers,
 )
 from orbitcontrol.errors import HAProxyError, HAProxyRejected
 
@@ -61,19 +63,30 @@ class MasterSocket:
 
     async def processes(self, *, patience: float = 0.0) -> Processes:
         """Who runs now. ``patience``: seconds to wait for a master that does not listen for the moment."""
-        until = time.monotonic() + patience
-        while True:
-            try:
-                reply = await self.command("show proc")
-                break
-            except (NobodyListens, Dropped):
-                if time.monotonic() >= until:
-                    raise
-                await asyncio.sleep(_LOOK_AGAIN)
+        reply = await self._show_proc(patience)
         found = parse_processes(reply)
         if found is None:
             raise HAProxyError(f"{self.path}: not a master's answer to 'show proc': {reply[:100]!r}")
         return found
+
+    async def workers(self, *, patience: float = 0.0) -> tuple[Worker, ...]:
+        """What the master says of each worker, none left out; ``patience`` as for ``processes``."""
+        reply = await self._show_proc(patience)
+        if parse_processes(reply) is None or not _is_whole(reply):
+            raise HAProxyError(f"{self.path}: the master did not say in full which workers it has")
+        return parse_workers(reply)
+
+    async def _show_proc(self, patience: float) -> str:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                reply = await self.command("show proc")
+                if _is_whole(reply) or time.monotonic() >= until:
+                    return reply
+            except (NobodyListens, Dropped):
+                if time.monotonic() >= until:
+                    raise
+            await asyncio.sleep(_LOOK_AGAIN)
 
     async def reload(self, *, alive: Callable[[], bool] = lambda: True) -> None:
         """Reloads and waits for the outcome.
@@ -130,6 +143,11 @@ class MasterSocket:
             return b"".join(chunks).decode(errors="replace")
         finally:
             writer.close()
+
+
+def _is_whole(reply: str) -> bool:
+    """Whether it was not cut off, as 2.6 does in a reload: an empty line closes it."""
+    return reply.endswith("\n\n")
 
 
 def alerts(log: str) -> list[str]:

@@ -22,6 +22,7 @@ from orbitcontrol.codec.haproxy import Processes
 from orbitcontrol.errors import HAProxyError, HAProxyRejected
 from orbitcontrol.haproxy.check import environment
 from orbitcontrol.haproxy.master import Dropped, MasterSocket, NobodyListens, alerts
+from orbitcontrol.haproxy.workers import LeavingWorkers
 from orbitcontrol.log import Log
 from orbitcontrol.planning.backoff import Backoff, ended, failed, seen
 from orbitcontrol.planning.proxy import Life
@@ -41,6 +42,7 @@ class ManagedProcess:
         self._config = config
         self._binary = binary
         self._master = MasterSocket(config.parent / "haproxy-master.sock")
+        self.workers = LeavingWorkers(self._master)
         self._pid_file = config.parent / "haproxy.pid"
         self._log_file = config.parent / "haproxy.log"
         self._pidfd: int | None = None

@@ -23,7 +23,9 @@ from orbitcontrol.haproxy import files
 from orbitcontrol.haproxy.check import check_file
 from orbitcontrol.haproxy.external import ExternalProcess
 from orbitcontrol.haproxy.process import ManagedProcess
+from orbitcontrol.haproxy.processes import LeavingProcesses
 from orbitcontrol.haproxy.runtime import RuntimeSocket
+from orbitcontrol.haproxy.workers import LeavingWorkers
 from orbitcontrol.model.configuration import ProxyConfiguration
 from orbitcontrol.planning.proxy import Directories, Life
 from orbitcontrol.planning.servers import Place
@@ -61,12 +63,20 @@ class HAProxy:
         self._process: ManagedProcess | ExternalProcess = (
             ManagedProcess(self._config, binary=settings.binary)
             if settings.managed
-            else ExternalProcess(reload_command=settings.reload_command, master_socket=settings.master_socket)
+            else ExternalProcess(
+                reload_command=settings.reload_command,
+                master_socket=settings.master_socket,
+                socket=self._socket,
+            )
         )
 
     @property
     def socket(self) -> str:
         return self._socket
+
+    @property
+    def workers(self) -> LeavingWorkers | LeavingProcesses:
+        return self._process.workers
 
     def directories(self, configuration: ProxyConfiguration) -> Directories:
         return Directories(
@@ -99,6 +109,7 @@ class HAProxy:
 
     async def apply(self, text: str, configuration: ProxyConfiguration) -> None:
         before = await self.current()
+        await self.workers.note(before)
         await _off_loop(files.keep_backup, self._config)
         await _off_loop(self._prepare, self._config, text, configuration)
         try:

@@ -118,6 +118,16 @@ class Reload(_Stored, frozen=True, kw_only=True):
     outcome: Literal["loaded", "refused", "failed"]
 
 
+class ProxyWorkers(_Stored, frozen=True, kw_only=True):
+    """The machine's HAProxy processes that finish old connections after reloads.
+
+    ``since`` is when the oldest of them began to leave, at the latest: RFC 3339 in UTC.
+    """
+
+    leaving: int
+    since: str
+
+
 class InstanceReport(_Stored, frozen=True, kw_only=True):
     """One instance of a service as its machine last saw it.
 
@@ -140,6 +150,7 @@ class MachineRecord(_Stored, frozen=True, kw_only=True):
     ``epoch`` and ``generation`` are those of the configuration that the machine trusts; ``holding``
     says why it does not trust the store's, "" when it does. ``held`` is what of that configuration the
     machine cannot follow and leaves as it was.
+    ``proxy_workers`` is null while none leaves.
     """
 
     tags: tuple[str, ...] = ()
@@ -151,5 +162,6 @@ class MachineRecord(_Stored, frozen=True, kw_only=True):
     holding: str = ""
     held: tuple[Problem, ...] = ()
     proxy: ProxyVerdict | None = None
+    proxy_workers: ProxyWorkers | None = None
     instances: tuple[InstanceReport, ...] = ()
     problems: tuple[Problem, ...] = ()

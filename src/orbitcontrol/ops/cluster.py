@@ -46,7 +46,11 @@ class EndpointView(_Shown, frozen=True, kw_only=True):
 
 
 class MachineView(_Shown, frozen=True, kw_only=True):
-    """One machine; ``state`` is ``ready``, ``registering`` or ``gone`` (no lease)."""
+    """One machine; ``state`` is ``ready``, ``registering`` or ``gone`` (no lease).
+
+    ``leaving_workers`` counts HAProxy's processes that finish old connections, as the machine last
+    said; the oldest does so since ``leaving_since``, "" where there is none.
+    """
 
     address: str
     state: str
@@ -55,6 +59,8 @@ class MachineView(_Shown, frozen=True, kw_only=True):
     version: str
     session: str
     haproxy: str
+    leaving_workers: int
+    leaving_since: str
     endpoints: int
     problems: tuple[Problem, ...]
 
@@ -233,6 +239,7 @@ def _machine_view(cluster: Cluster, address: str) -> MachineView:
     record = cluster.machines.get(address, MachineRecord())
     alive = cluster.alive.get(address)
     verdict = record.proxy
+    workers = record.proxy_workers if alive else None
     return MachineView(
         address=address,
         state="gone" if alive is None else "ready" if alive.registered else "registering",
@@ -241,6 +248,8 @@ def _machine_view(cluster: Cluster, address: str) -> MachineView:
         version=record.version,
         session=alive.session if alive else "",
         haproxy="" if verdict is None else "accepted" if verdict.accepted else f"rejected: {verdict.error}",
+        leaving_workers=workers.leaving if workers else 0,
+        leaving_since=workers.since if workers else "",
         endpoints=sum(endpoint.machine == address for endpoint in cluster.endpoints),
         problems=(*record.problems, *_unknown_tags(cluster, record)),
     )

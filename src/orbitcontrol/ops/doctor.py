@@ -25,6 +25,7 @@ from orbitcontrol.errors import OrbitError
 from orbitcontrol.haproxy.check import run_program
 from orbitcontrol.haproxy.proxy import HAProxySettings
 from orbitcontrol.planning.ports import PortRange
+from orbitcontrol.planning.proxy import advice
 from orbitcontrol.ports import Store
 
 _ADJTIMEX_ERROR = 5
@@ -65,7 +66,8 @@ async def examine(patient: Patient, open_store: Callable[[], Store], keys: Keys)
         asyncio.to_thread(_state_directory, patient.state_dir),
         asyncio.to_thread(_clock),
     ]
-    return tuple(await asyncio.gather(*examinations))
+    found = await asyncio.gather(*examinations)
+    return (*found, *await asyncio.to_thread(_haproxy_configuration, patient.haproxy))
 
 
 async def _store(open_store: Callable[[], Store], keys: Keys) -> Diagnosis:
@@ -142,6 +144,27 @@ def _haproxy_reload(settings: HAProxySettings) -> Diagnosis:
         "nobody said how HAProxy is reloaded",
         "on a load balancer give --haproxy-managed, --haproxy-master-socket or --haproxy-reload-command",
     )
+
+
+def _haproxy_configuration(settings: HAProxySettings) -> list[Diagnosis]:
+    """What the configuration on this machine's disk lacks for reloads and drains without harm."""
+    subject = "haproxy configuration"
+    path = settings.config_dir.absolute() / settings.config_name
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return [_ok(subject, f"{path} is not there yet")]
+    except OSError as error:
+        return [_warning(subject, f"{path}: {error.strerror}", "look at it as a user who may, or as root")]
+    lacks = [
+        _warning(
+            subject,
+            f"{path}: {lack}",
+            "add it to haproxy.tpl in the tree and import that; docs/templates.md shows where",
+        )
+        for lack in advice(text)
+    ]
+    return lacks or [_ok(subject, f"{path} has what reloads and drains need")]
 
 
 def _address(address: str) -> Diagnosis:

@@ -11,8 +11,10 @@ import pytest
 from orbitcontrol.agent.board import Board, Session
 from orbitcontrol.agent.record import RecordLoop
 from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.values import decode
 from orbitcontrol.errors import StoreUnreachable
 from orbitcontrol.model.configuration import MachineIdentity
+from orbitcontrol.model.state import MachineRecord, ProxyWorkers
 from orbitcontrol.ports import Store
 from orbitcontrol.store.sqlite import SqliteStore
 from support.loops import ADDRESS, Meddled, eventually, running, until
@@ -86,6 +88,20 @@ async def test_without_orphans_it_is_written_once(store: SqliteStore, board: Boa
 
         await eventually(again, what="the write that orphans ask for")
         assert await written(store) == before + 1
+
+
+async def test_it_is_written_when_haproxys_old_workers_come_and_go(store: SqliteStore, board: Board) -> None:
+    workers = ProxyWorkers(leaving=1, since="2026-01-31T12:00:00Z")
+
+    async def stored() -> ProxyWorkers | None:
+        found = await store.get(KEYS.machine(ADDRESS))
+        return decode(found.value, MachineRecord, key=found.key).proxy_workers if found else None
+
+    async with running(record(board, store, proof_every=60)):
+        await until(board.writes, lambda writes: writes is not None)
+        assert await stored() is None
+        board.proxy_workers.set(workers)
+        assert await eventually(stored, what="the old workers in the record") == workers
 
 
 async def test_a_write_that_fails_ends_the_proof_and_the_next_one_begins_another(

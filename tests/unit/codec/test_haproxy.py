@@ -6,9 +6,11 @@ from orbitcontrol.codec.haproxy import (
     Message,
     Processes,
     ReloadReply,
+    Worker,
     parse_messages,
     parse_processes,
     parse_reload,
+    parse_workers,
 )
 
 CHECK = """\
@@ -84,6 +86,21 @@ def test_show_proc_tells_who_serves_and_who_leaves() -> None:
     assert parse_processes(PROCESSES) == Processes(
         master=8400, reloads=4, failed=2, workers=frozenset({8414}), leaving=frozenset({8406})
     )
+
+
+def test_show_proc_tells_how_long_a_worker_has_run_and_what_it_is() -> None:
+    assert parse_workers(PROCESSES) == (
+        Worker(pid=8414, leaving=False, reloads=0, uptime=0.0, version=(2, 6)),
+        Worker(pid=8406, leaving=True, reloads=1, uptime=2.0, version=(2, 6)),
+    )
+    old = "8406            worker          1               0d00h00m02s     2.6.12-1+deb12u4"
+    for shown, uptime, version in (
+        ("8406 worker 1 2d03h04m05s 2.8.25-5cf5d0683", 183845.0, (2, 8)),
+        ("8406 worker 1 - next", 0.0, None),
+        ("8406 worker 1", 0.0, None),
+    ):
+        last = parse_workers(PROCESSES.replace(old, shown))[-1]
+        assert last == Worker(pid=8406, leaving=True, reloads=1, uptime=uptime, version=version)
 
 
 def test_show_proc_of_a_version_that_counts_no_failures() -> None:
