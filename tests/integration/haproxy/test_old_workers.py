@@ -383,8 +383,7 @@ async def test_where_nobody_listens_nobody_leaves_and_nothing_is_known_to_be_qui
 async def test_a_load_balancer_tells_of_an_old_worker_while_it_is_there(
     balancer: LoadBalancer, web_servers: Servers
 ) -> None:
-    one, two = web_servers
-    await serving(balancer, one)
+    await serving(balancer, *web_servers)
     reader, writer = await asyncio.open_connection("127.0.0.1", balancer.home.port)
     writer.write(REQUEST[:20])
 
@@ -392,8 +391,8 @@ async def test_a_load_balancer_tells_of_an_old_worker_while_it_is_there(
         return "CurrConns: 1\n" in await balancer.home.runtime("show info")
 
     await eventually(has_it, "HAProxy has accepted it")
-    balancer.watch.publish("web", one.address, two.address)
-    await balancer.routes_to(one.address, two.address)
+    reloading = balancer.home.template.replace("retries 3", "retries 2")
+    await balancer.judged(balancer.import_template(reloading), accepted=True)
     told = balancer.board.proxy_workers
     assert await told.wait_for(lambda value: value is not None and value.leaving == 1, timeout=20)
     writer.write(REQUEST[20:])
