@@ -34,6 +34,7 @@ from orbitcontrol.planning.proxy import (
     template_path,
 )
 from orbitcontrol.planning.rotation import Place
+from orbitcontrol.planning.verdicts import why_template_held
 from orbitcontrol.ports import Proxy, StateFiles
 
 _log = Log(__name__)
@@ -43,8 +44,6 @@ QUIET = 0.05
 
 LONGEST_DELAY = 0.5
 """Seconds after which it acts on changes that never pause."""
-
-_HELD = "which template this machine is to have cannot be told from its configuration"
 
 
 class ProxyLoop:
@@ -151,7 +150,7 @@ class ProxyLoop:
                     now.trouble.setdefault("template", advice)
                 break
         if now.desired.proxy_held:
-            self._judge(now, Refused(_HELD))
+            self._judge(now, Refused(why_template_held(now.desired)))
         self._watch.follow(frozenset(now.asked))
 
     def _judge(self, now: Round, outcome: Accepted | Refused) -> None:
@@ -160,8 +159,9 @@ class ProxyLoop:
             good = self._memory.state.good
             fallback = "the last good one goes on" if good else "there is no earlier one to go on with"
             now.trouble["template"] = f"{error}; {fallback}"
+        desired = now.desired
         self._board.proxy_verdict.set(
-            ProxyVerdict(generation=now.desired.generation, accepted=not error, error=error)
+            ProxyVerdict(epoch=desired.epoch, generation=desired.generation, accepted=not error, error=error)
         )
 
     def _report_absence(self, now: Round) -> None:

@@ -105,12 +105,12 @@ class Attempts:
         text = made.rendered.text
         try:
             on_disk = await self._proxy.current()
+            if text == on_disk and not now.startable:
+                return Undecided()  # it will be started from this very file
             reason = change(rendered=text, on_disk=on_disk, applied=self._memory.state.applied)
             if reason is None:
                 await self._remember_good(made)
                 return Accepted(text, made.checked)
-            if text == on_disk and not now.startable:
-                return Undecided()  # it will be started from this very file
             return await self._check_and_apply(made, reason)
         except HAProxyError as error:
             now.trouble["haproxy"] = str(error)

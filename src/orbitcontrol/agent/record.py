@@ -22,6 +22,7 @@ from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.state import MachineRecord
 from orbitcontrol.model.stored import Put
 from orbitcontrol.planning.orphans import PROOF_EVERY, after_write
+from orbitcontrol.planning.verdicts import held_of
 from orbitcontrol.ports import Store
 
 _SHORTEST_PAUSE = 1.0
@@ -86,6 +87,7 @@ class RecordLoop:
             epoch=desired.epoch if desired is not None else "",
             generation=desired.generation if desired is not None else 0,
             holding=desired.holding if desired is not None else "",
+            held=held_of(desired) if desired is not None else (),
             proxy=board.proxy_verdict.value,
             instances=board.instances.value,
             problems=board.problems.cell.value,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from orbitcontrol.cli.context import CommandContext
 from orbitcontrol.cli.framework import option
+from orbitcontrol.cli.times import seconds
 from orbitcontrol.errors import UsageError
 from orbitcontrol.model.configuration import MachineIdentity
-from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.service import NAME_PATTERN
 from orbitcontrol.planning.ports import PortRange
 
@@ -83,7 +83,7 @@ def daemon_settings(context: CommandContext, options: Mapping[str, Any]) -> Daem
         listen_host=listen_host,
         listen_port=listen_port,
         port_range=_range(options["port_range"]),
-        lease_ttl=_seconds(options["lease_ttl"]),
+        lease_ttl=seconds(options["lease_ttl"], flag="--lease-ttl", least=2, most=3600),
         state_dir=context.state_dir,
         keys=context.keys,
         docker_host=options["docker_host"] or os.environ.get("DOCKER_HOST"),
@@ -123,16 +123,6 @@ def _range(text: str) -> PortRange:
     if not (first.isdigit() and last.isdigit() and 0 < int(first) <= int(last) < 65536):
         raise UsageError(f"--port-range: {text!r} is not a range of ports like 20000-29999")
     return PortRange(int(first), int(last))
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text) if text.isdigit() else float(Duration.parse(text))
-    except ValueError as error:
-        raise UsageError(f"--lease-ttl: {error}") from error
-    if not 2 <= seconds <= 3600:
-        raise UsageError(f"--lease-ttl: {text} is not between 2s and 1h")
-    return seconds
 
 
 def _bracketed(address: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,10 @@ from msgspec import Struct
 
 from orbitcontrol.cli.context import CommandContext, utc_now
 from orbitcontrol.cli.framework import OrbitCommand, option
+from orbitcontrol.cli.import_wait import concluded, print_verdicts, verdicts_of, wait_of
 from orbitcontrol.cli.output import emit_value, output_option
-from orbitcontrol.errors import OrbitError, TreeError
+from orbitcontrol.cli.times import seconds
+from orbitcontrol.errors import OrbitError, TreeError, UsageError
 from orbitcontrol.model.findings import Finding
 from orbitcontrol.ops import importing, scaffold
 from orbitcontrol.ops import schema as schemas
@@ -34,6 +36,7 @@ from orbitcontrol.ops.validating import check_templates
 from orbitcontrol.ops.verifying import compare
 from orbitcontrol.planning.impact import Impact, MachineImpact
 from orbitcontrol.planning.imports import ImportPlan
+from orbitcontrol.planning.verdicts import MachineVerdict
 from orbitcontrol.ports import Store
 from orbitcontrol.tree.load import LoadedTree, load
 from orbitcontrol.tree.write import require_empty
@@ -74,6 +77,18 @@ class ShownPlan(Struct, frozen=True, kw_only=True, rename="pascal"):
     changes: list[ShownChange]
     machines: list[ShownMachine]
     unchanged: int
+
+
+class ShownImport(ShownPlan, frozen=True, kw_only=True, rename="pascal"):
+    """The record that ``import -o json`` prints: the plan, and what became of it.
+
+    ``generation`` is the one in force; ``written`` is false when it was already. ``verdicts`` are those
+    that ``--wait`` waits for.
+    """
+
+    generation: int
+    written: bool
+    verdicts: list[MachineVerdict] = []
 
 
 @click.command(cls=OrbitCommand)
@@ -136,6 +151,9 @@ def plan(context: CommandContext, directory: Path, *, allow_unknown: bool, outpu
 @_allow_unknown
 @_haproxy_binary
 @click.option("--no-haproxy-check", is_flag=True, help="render the templates, but do not ask HAProxy")
+@click.option("--wait", is_flag=True, help="until each touched machine has accepted or rejected it")
+@click.option("--timeout", metavar="TIME", help="how long --wait waits (default: 60s)")
+@output_option
 @click.pass_obj
 def import_(
     context: CommandContext,
@@ -144,38 +162,66 @@ def import_(
     allow_unknown: bool,
     haproxy_binary: str,
     no_haproxy_check: bool,
+    wait: bool,
+    timeout: str | None,
+    output: str,
 ) -> int:
     """Put the tree in DIR into the store, all of it or nothing.
 
     The plan is shown first. When it removes something and a person is at the terminal, they are
     asked; --yes answers. Only what differs is written, and what is gone from the tree is removed.
     An earlier import that was interrupted is finished first if it was decided, else dropped.
+
+    With --wait it ends with 0 when every touched machine has accepted, with 1 when one has rejected,
+    with 4 when some have not answered in time. A rejection does not undo the import.
     """
+    if timeout is not None and not wait:
+        raise UsageError("--timeout: only with --wait is there anything to wait for")
+    patience = seconds(timeout or "60s", flag="--timeout", least=0, most=86_400)
     tree = load(directory, allow_unknown=allow_unknown)
     tree = _sound(_judged(tree, binary=haproxy_binary, ask_haproxy=not no_haproxy_check), directory)
+    for_people = output not in {"json", "yaml"}
 
     async def session(store: Store) -> int:
         planned = await importing.plan(store, context.keys, tree.entries)
-        _print_plan(planned)
-        if not planned.is_needed and not planned.tidies:
-            return 0
-        if planned.plan.removes and context.interactive and not context.yes:
-            question = f"This removes {_count(len(planned.plan.removes), 'entry', 'entries')}. Import?"
-            if not click.confirm(question, err=True):
-                click.echo("Nothing was written.", err=True)
-                return 1
-        stamp = Stamp(
-            now=utc_now(),
-            user=context.user,
-            epoch=secrets.token_hex(16),
-            import_id=secrets.token_hex(8),
-            source=source_of(directory, tree.entries),
-        )
-        result = await importing.apply(store, context.keys, planned, stamp)
-        _print_result(planned, result)
-        return 0
+        _print_plan(planned, changes_to_stderr=not for_people)
+        result = await _imported(store, context, planned, directory, tree)
+        if result is None:
+            return 1
+        verdicts: tuple[MachineVerdict, ...] = ()
+        if wait:
+            verdicts = await verdicts_of(store, context, wait_of(tree, planned, result, timeout=patience))
+        if for_people:
+            print_verdicts(verdicts)
+        else:
+            emit_value(_shown_import(planned, result, verdicts), output=output)
+        return concluded(verdicts, result.meta)
 
     return context.with_store(session, may_create=True)
+
+
+async def _imported(
+    store: Store, context: CommandContext, planned: PlannedImport, directory: Path, tree: LoadedTree
+) -> ImportResult | None:
+    """Does the import, if there is anything to do; None when the person at the terminal says no."""
+    present = planned.stored.meta
+    if present is not None and not planned.is_needed and not planned.tidies:
+        return ImportResult(meta=present, written=False)
+    if planned.plan.removes and context.interactive and not context.yes:
+        question = f"This removes {_count(len(planned.plan.removes), 'entry', 'entries')}. Import?"
+        if not click.confirm(question, err=True):
+            click.echo("Nothing was written.", err=True)
+            return None
+    stamp = Stamp(
+        now=utc_now(),
+        user=context.user,
+        epoch=secrets.token_hex(16),
+        import_id=secrets.token_hex(8),
+        source=source_of(directory, tree.entries),
+    )
+    result = await importing.apply(store, context.keys, planned, stamp)
+    _print_result(planned, result)
+    return result
 
 
 @click.command(cls=OrbitCommand)
@@ -278,10 +324,10 @@ def _print_applying(stored: StoredConfiguration) -> None:
         )
 
 
-def _print_plan(planned: PlannedImport) -> None:
+def _print_plan(planned: PlannedImport, *, changes_to_stderr: bool = False) -> None:
     _print_applying(planned.stored)
     for line in planned.plan.lines():
-        click.echo(line)
+        click.echo(line, err=changes_to_stderr)
     click.echo(_plan_summary(planned), err=True)
 
 
@@ -323,6 +369,20 @@ def _shown(planned: PlannedImport) -> ShownPlan:
             for machine in planned.impact.machines
         ],
         unchanged=planned.plan.unchanged,
+    )
+
+
+def _shown_import(
+    planned: PlannedImport, result: ImportResult, verdicts: Sequence[MachineVerdict]
+) -> ShownImport:
+    shown = _shown(planned)
+    return ShownImport(
+        changes=shown.changes,
+        machines=shown.machines,
+        unchanged=shown.unchanged,
+        generation=result.meta.generation,
+        written=result.written,
+        verdicts=list(verdicts),
     )
 
 

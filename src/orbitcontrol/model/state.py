@@ -96,8 +96,9 @@ class Problem(_Stored, frozen=True, kw_only=True):
 
 
 class ProxyVerdict(_Stored, frozen=True, kw_only=True):
-    """What the machine's HAProxy said of the template of a generation."""
+    """What the machine's HAProxy said of the template of a generation, which only its epoch makes unique."""
 
+    epoch: str = ""
     generation: int
     accepted: bool
     error: str = ""
@@ -123,7 +124,8 @@ class MachineRecord(_Stored, frozen=True, kw_only=True):
     """``machines/<address>``: kept after the machine is gone, until it is forgotten.
 
     ``epoch`` and ``generation`` are those of the configuration that the machine trusts; ``holding``
-    says why it does not trust the store's, "" when it does.
+    says why it does not trust the store's, "" when it does. ``held`` is what of that configuration the
+    machine cannot follow and leaves as it was.
     """
 
     tags: tuple[str, ...] = ()
@@ -133,6 +135,7 @@ class MachineRecord(_Stored, frozen=True, kw_only=True):
     epoch: str = ""
     generation: int = 0
     holding: str = ""
+    held: tuple[Problem, ...] = ()
     proxy: ProxyVerdict | None = None
     instances: tuple[InstanceReport, ...] = ()
     problems: tuple[Problem, ...] = ()

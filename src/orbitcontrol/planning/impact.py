@@ -1,12 +1,14 @@
 """Whom an import touches: the machines whose configuration changes, and how many containers.
 
 An estimate for people before they say yes, made from the machines' own records. A machine is touched
-when an entry of one of its tags changes, or a service that one of them binds. A container is touched
-when it would be started, replaced or removed.
+when an entry of one of its tags changes, or a service that one of them binds, or whose name stands in the
+template of one of them: it may route to it. A container is touched when it would be started, replaced or
+removed.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -17,6 +19,9 @@ from orbitcontrol.model.configuration import Configuration
 from orbitcontrol.model.service import Service
 from orbitcontrol.planning.imports import ImportPlan
 from orbitcontrol.planning.overrides import overridden
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What can be a service's name in a template's text."""
 
 
 class MachineImpact(Struct, frozen=True, kw_only=True):
@@ -48,21 +53,31 @@ def impact_of(
     if plan.is_empty or not machines:
         return Impact()
     before, after = (parse_entries(entries).configuration for entries in (current, wanted))
-    touched = [
-        MachineImpact(address=address, containers=_containers(before, after, tags))
-        for address, tags in sorted(machines.items())
-        if any(_concerns(change.key, tags, before, after) for change in plan.changes)
-    ]
+    touched = []
+    for address, tags in sorted(machines.items()):
+        services = {
+            name
+            for configuration in (before, after)
+            for name in _bound(configuration, tags) | _mentioned(configuration, tags)
+        }
+        if any(_concerns(change.key, tags, services) for change in plan.changes):
+            touched.append(MachineImpact(address=address, containers=_containers(before, after, tags)))
     return Impact(machines=tuple(touched))
 
 
-def _concerns(key: str, tags: tuple[str, ...], before: Configuration, after: Configuration) -> bool:
+def _concerns(key: str, tags: tuple[str, ...], services: set[str]) -> bool:
     entry = parse_key(key)
     if entry is None:
         return False
     if entry.kind == "service":
-        return any(entry.name in _bound(configuration, tags) for configuration in (before, after))
+        return entry.name in services
     return entry.kind == "global" or entry.tag in tags
+
+
+def _mentioned(configuration: Configuration, tags: tuple[str, ...]) -> set[str]:
+    """The words in the templates of the tags, the names of services among them."""
+    carried = [configuration.tags[tag].template or "" for tag in tags if tag in configuration.tags]
+    return {word for template in carried for word in _WORD.findall(template)}
 
 
 def _bound(configuration: Configuration, tags: tuple[str, ...]) -> set[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
 from orbitcontrol.model.state import Alive
 from support.haproxy import LoadBalancer, WebServer, an_endpoint, eventually
 
@@ -134,6 +135,24 @@ async def test_a_haproxy_that_keeps_dying_is_started_with_pauses(
     assert first < second < third
     assert second >= 1
     assert third >= 2
+
+
+async def test_a_generation_is_not_accepted_while_haproxy_cannot_run(
+    balancer: LoadBalancer, web_servers: Servers, haproxy_binary: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = balancer.home.directory / "haproxy"
+    program.symlink_to(haproxy_binary)
+    settings = HAProxySettings(config_dir=balancer.home.directory, binary=str(program), managed=True)
+    monkeypatch.setattr(balancer.home, "adapter", lambda: HAProxy(settings))
+    await serving(balancer, *web_servers)
+    program.unlink()
+    os.kill((await balancer.home.processes()).master, signal.SIGKILL)
+    await balancer.problem("haproxy")
+    generation = balancer.import_template(balancer.home.template)
+    verdict = balancer.board.proxy_verdict
+    assert not await verdict.wait_for(lambda one: one is not None and one.generation == generation, timeout=2)
+    program.symlink_to(haproxy_binary)
+    await balancer.judged(generation, accepted=True)
 
 
 async def _gone(balancer: LoadBalancer) -> bool:

@@ -22,7 +22,8 @@ BASE = {
     "services/plain": encode_document({"Name": "plain", "EndpointPort": 81}),
     "tags/app/services/web": b"{}",
     "tags/app/services/plain": b"{}",
-    "tags/lb/haproxy_config": encode_text("a"),
+    "tags/lb/haproxy_config": encode_text('{{ endpoints("routed") }} plainly'),
+    "services/routed": encode_document({"Name": "routed", "Attributes": {"weight": "1"}}),
 }
 
 
@@ -78,6 +79,11 @@ def web(**changes: Any) -> bytes:
         (
             "a template touches its load balancers",
             {"tags/lb/haproxy_config": encode_text("b")},
+            {"10.0.0.3": {}},
+        ),
+        (
+            "a service that a template mentions touches its load balancers",
+            {"services/routed": encode_document({"Name": "routed", "Attributes": {"weight": "2"}})},
             {"10.0.0.3": {}},
         ),
         (
