@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from orbitcontrol.agent.trace import Trace
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired
 from orbitcontrol.model.runs import Run, RunId, Verdict
@@ -167,9 +168,12 @@ class Board:
         new proof; None until that is known."""
         self.instances: Cell[tuple[InstanceReport, ...]] = Cell("instances", ())
         self.proxy_verdict: Cell[ProxyVerdict | None] = Cell("proxy_verdict", None)
+        self.balances: Cell[frozenset[str]] = Cell("balances", frozenset())
+        """The services that this machine's HAProxy routes to."""
         self.orphaned: Cell[bool] = Cell("orphaned", False)
         """This load balancer has orphans: the machine's record is written regularly, as a proof that the
         store takes writes."""
         self.writes: Cell[Writes | None] = Cell("writes", None)
         """The writes of the machine's record; None when the last one failed."""
         self.problems = Problems()
+        self.trace = Trace()

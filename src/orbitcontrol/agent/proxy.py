@@ -74,7 +74,7 @@ class ProxyLoop:
         self._rotator = Rotator(
             board=board, watch=watch, memory=self._memory, connects=self._connects, alarm=self._alarm
         )
-        self._attempts = Attempts(proxy=proxy, memory=self._memory, alarm=self._alarm)
+        self._attempts = Attempts(proxy=proxy, memory=self._memory, alarm=self._alarm, trace=board.trace)
         self._checked: frozenset[Place] = frozenset()
         self._absence_logged = False
 
@@ -151,6 +151,7 @@ class ProxyLoop:
                 break
         if now.desired.proxy_held:
             self._judge(now, Refused(why_template_held(now.desired)))
+        self._board.balances.set(frozenset(self._memory.state.services))
         self._watch.follow(frozenset(now.asked))
 
     def _judge(self, now: Round, outcome: Accepted | Refused) -> None:

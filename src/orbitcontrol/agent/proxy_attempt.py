@@ -14,6 +14,7 @@ from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.agent.proxy_rotation import Known
 from orbitcontrol.agent.refusals import Refusals
+from orbitcontrol.agent.trace import Trace
 from orbitcontrol.errors import HAProxyError, HAProxyRejected
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, ProxyConfiguration
@@ -22,6 +23,7 @@ from orbitcontrol.planning.orphans import serving
 from orbitcontrol.planning.proxy import as_named, change, digest, explain, template_path
 from orbitcontrol.planning.render import RenderContext, Rendered, RenderFailed, render
 from orbitcontrol.planning.rotation import Place, Rotation, Routes
+from orbitcontrol.planning.route_changes import changes_of, named_in
 from orbitcontrol.planning.server_checks import checked_servers
 from orbitcontrol.ports import Proxy
 
@@ -91,8 +93,11 @@ class _Made(Struct, frozen=True, kw_only=True):
 class Attempts:
     """Tries templates on HAProxy, and what it refused not again too soon (``agent.refusals``)."""
 
-    def __init__(self, *, proxy: Proxy, memory: ProxyMemory, alarm: Alarm) -> None:
+    def __init__(self, *, proxy: Proxy, memory: ProxyMemory, alarm: Alarm, trace: Trace) -> None:
         self._proxy = proxy
+        self._trace = trace
+        self._routed: Routes | None = None
+        """What HAProxy was last seen to route to; None before the first attempt."""
         self._memory = memory
         self._alarm = alarm
         self._refusals = Refusals()
@@ -105,11 +110,13 @@ class Attempts:
         text = made.rendered.text
         try:
             on_disk = await self._proxy.current()
+            if self._routed is None:
+                self._routed = named_in(on_disk or "", self._memory.state.endpoints)
             if text == on_disk and not now.startable:
                 return Undecided()  # it will be started from this very file
             reason = change(rendered=text, on_disk=on_disk, applied=self._memory.state.applied)
             if reason is None:
-                await self._remember_good(made)
+                await self._remember_good(made, how="nothing to change")
                 return Accepted(text, made.checked)
             return await self._check_and_apply(made, reason)
         except HAProxyError as error:
@@ -190,7 +197,7 @@ class Attempts:
         _log.info("HAProxy loaded a new configuration", reason=reason)
         self._refusals.forget(candidate)
         await self._memory.remember(applied=digest(text))
-        await self._remember_good(made)
+        await self._remember_good(made, how="reload")
         return Accepted(text, made.checked)
 
     def _refuse(self, candidate: ProxyConfiguration, text: str, error: str, *, by_reload: bool) -> Refused:
@@ -200,6 +207,11 @@ class Attempts:
         self._alarm.within(refusal.backoff.ready_at - now)
         return Refused(error)
 
-    async def _remember_good(self, made: _Made) -> None:
+    async def _remember_good(self, made: _Made, *, how: str) -> None:
+        served = {service: made.context.endpoints[service] for service in made.services}
+        routed = named_in(made.rendered.text, served)
+        for one in changes_of(self._routed or {}, routed):
+            self._trace.note(service=one.service, endpoint=one.address, step=one.step, id=one.id, reason=how)
+        self._routed = routed
         services = {name: as_named(made.context.services[name]) for name in made.services}
         await self._memory.remember(good=made.candidate, services=services, endpoints=made.routes)
