@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from orbitcontrol.agent.trace import Trace
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired
 from orbitcontrol.model.runs import Run, RunId, Verdict
@@ -202,9 +203,12 @@ class Board:
         """The newest reloads of HAProxy, in their order."""
         self.proxy_workers: Cell[ProxyWorkers | None] = Cell("proxy_workers", None)
         """HAProxy's processes that are still leaving after reloads; None while there are none."""
+        self.balances: Cell[frozenset[str]] = Cell("balances", frozenset())
+        """The services that this machine's HAProxy routes to."""
         self.orphaned: Cell[bool] = Cell("orphaned", False)
         """This load balancer has orphans: the machine's record is written regularly, as a proof that the
         store takes writes."""
         self.writes: Cell[Writes | None] = Cell("writes", None)
         """The writes of the machine's record; None when the last one failed."""
         self.problems = Problems()
+        self.trace = Trace()

@@ -27,7 +27,7 @@ from orbitcontrol.errors import LeaseLost, OrbitError, StoreError, UndecodableVa
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.runs import RunId
-from orbitcontrol.model.state import Endpoint
+from orbitcontrol.model.state import Endpoint, Step
 from orbitcontrol.model.stored import Compare, Delete, KeyValue, Operation, Put, Range, Unchanged
 from orbitcontrol.planning.endpoints import (
     Action,
@@ -216,19 +216,30 @@ class EndpointsLoop:
 
     def _note(self, action: Action, revision: int) -> None:
         fields = {"service": action.address.service, "endpoint": action.address.host_port}
+        written = {**fields, "reason": action.reason}
         match action:
             case Publish(published=published):
+                before = self._published.get(action.address)
+                endpoint = published.endpoint
+                is_new = before is None or before.endpoint.id != endpoint.id
                 self._published[action.address] = published
                 self._revisions[action.address] = revision
-                _log.info("endpoint published", **fields, reason=action.reason)
+                step: Step = "published" if is_new else "updated"
+                self._board.trace.note(**written, step=step, id=endpoint.id, revision=revision)
+                if is_new:
+                    self._board.trace.link(**fields, step="proven", id=endpoint.id)
+                _log.info("endpoint published", **written)
             case Withdraw(failed=failed):
                 before = self._published.pop(action.address)
                 del self._revisions[action.address]
+                gone = before.endpoint.id
+                self._board.trace.note(**written, step="withdrawn", id=gone, revision=revision)
+                self._board.trace.link(**fields, step="failed" if failed else "ended", id=gone)
                 if failed:
                     key = (action.address.service, before.endpoint.instance)
                     now = asyncio.get_running_loop().time()
                     self._flapping[key] = withdrawn(self._flapping.get(key, Flapping()), now=now)
-                _log.info("endpoint withdrawn", **fields, reason=action.reason)
+                _log.info("endpoint withdrawn", **written)
 
     def _remember(self, batch: Sequence[Action]) -> None:
         """Saves which run each new endpoint stands for, before anybody can see the endpoint.

@@ -25,6 +25,7 @@ from orbitcontrol.agent.loop import forever
 from orbitcontrol.log import Log
 from orbitcontrol.model.runs import ProbeResult, Run, RunId, Verdict
 from orbitcontrol.model.service import Check
+from orbitcontrol.planning.endpoints import address_of
 from orbitcontrol.planning.health import (
     CheckState,
     addressed,
@@ -96,7 +97,9 @@ class HealthLoop:
             return
         current = {run.id: run for run in runs}
         for run_id in self._watched.keys() - current.keys():
-            self._end(self._watched.pop(run_id))
+            ended = self._watched.pop(run_id)
+            self._end(ended)
+            self._trace_end(ended.run)
             self._verdicts.pop(run_id, None)
             self._troubles.pop(run_id, None)
         delay = 0.0
@@ -155,7 +158,9 @@ class HealthLoop:
             after = after_result(before, check, result, age=age)
             if after is not before:
                 watched.states[place] = after
+                told = watched.verdict
                 self._judge(watched)
+                self._trace_turn(watched, told)
             pause = pause_after(after, check, asked=asked)
             if after.passed_once and not before.passed_once:
                 pause *= random.uniform(0.5, 1)
@@ -196,6 +201,27 @@ class HealthLoop:
         if trouble:
             self._troubles[run_id] = trouble
         self._turned.set()
+
+    def _trace_turn(self, watched: _Watched, before: Verdict) -> None:
+        """Notes what the checks of an endpoint have come to think of it."""
+        run, now = watched.run, watched.verdict
+        if run.port and now.judged and (before.up, before.judged) != (now.up, now.judged):
+            self._board.trace.note(
+                service=run.id.service,
+                endpoint=address_of(run).host_port,
+                step="proven" if now.up else "failed",
+                reason="checks passed" if now.up else now.reason,
+            )
+
+    def _trace_end(self, run: Run) -> None:
+        """Notes that a run has ended whose endpoint is still published."""
+        if run.port and run.id in self._board.published.value:
+            self._board.trace.note(
+                service=run.id.service,
+                endpoint=address_of(run).host_port,
+                step="ended",
+                reason="its container ended" if run.id.container_id else "not bound here any more",
+            )
 
     async def _tell(self) -> None:
         """Publishes what has turned: at once, or bundled when much turns. Never returns."""

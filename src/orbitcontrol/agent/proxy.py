@@ -96,6 +96,7 @@ class ProxyLoop:
             servers=self._servers,
             reloads=self._reloads,
             alarm=self._alarm,
+            trace=board.trace,
         )
         self._workers = ProxyWorkersLoop(board=board, workers=proxy.workers)
         self._checked: frozenset[Place] = frozenset()
@@ -176,6 +177,7 @@ class ProxyLoop:
             now.trouble.setdefault("haproxy", self._servers.corrected)
         if now.desired.proxy_held:
             self._judge(now, Refused(why_template_held(now.desired)))
+        self._board.balances.set(frozenset(self._memory.state.services))
         self._watch.follow(frozenset(now.asked))
 
     def _order(self, wanted: ProxyConfiguration | None) -> tuple[ProxyConfiguration, ...]:

@@ -21,6 +21,7 @@ from orbitcontrol.agent.proxy_rotation import Known
 from orbitcontrol.agent.proxy_servers import ServerKeeper, Version
 from orbitcontrol.agent.refusals import Refusals
 from orbitcontrol.agent.reloads import Reloads
+from orbitcontrol.agent.trace import Trace
 from orbitcontrol.codec.haproxy_text import layout
 from orbitcontrol.errors import HAProxyError, HAProxyRejected
 from orbitcontrol.log import Log
@@ -39,6 +40,7 @@ from orbitcontrol.planning.proxy import (
 )
 from orbitcontrol.planning.render import RenderContext, Rendered, RenderFailed, render
 from orbitcontrol.planning.rotation import Place, Rotation, Routes
+from orbitcontrol.planning.route_changes import changes_of, named_in
 from orbitcontrol.planning.server_checks import checked_servers
 from orbitcontrol.planning.server_ids import numbered
 from orbitcontrol.ports import Proxy
@@ -106,9 +108,19 @@ class Attempts:
     """Tries templates on HAProxy, and what it refused not again too soon (``agent.refusals``)."""
 
     def __init__(
-        self, *, proxy: Proxy, memory: ProxyMemory, servers: ServerKeeper, reloads: Reloads, alarm: Alarm
+        self,
+        *,
+        proxy: Proxy,
+        memory: ProxyMemory,
+        servers: ServerKeeper,
+        reloads: Reloads,
+        alarm: Alarm,
+        trace: Trace,
     ) -> None:
         self._proxy = proxy
+        self._trace = trace
+        self._routed: Routes | None = None
+        """What HAProxy was last seen to route to; None before the first attempt."""
         self._memory = memory
         self._servers = servers
         self._reloads = reloads
@@ -124,6 +136,8 @@ class Attempts:
         """Renders one template and sees to it that HAProxy runs the result."""
         try:
             disk = await self._on_disk()
+            if self._routed is None:
+                self._routed = named_in(disk.layout, self._memory.state.endpoints) if disk else {}
             made = self._make(candidate, now, disk)
             return await self._converge(made, disk, now) if isinstance(made, _Made) else made
         except HAProxyError as error:
@@ -214,7 +228,7 @@ class Attempts:
             finally:
                 await saved
         if reason is None:
-            await self._remember_good(made)
+            await self._remember_good(made, how="runtime")
             return Accepted(wanted.text, made.checked)
         standing = self._refusals.of(made.candidate)
         if standing is not None and standing.stands_for(wanted.text, now=time.monotonic()):
@@ -261,7 +275,7 @@ class Attempts:
         self._servers.forget()
         self._refusals.forget(candidate)
         await self._memory.remember(applied=loaded(made.version.layout))
-        await self._remember_good(made)
+        await self._remember_good(made, how="reload")
         return Accepted(text, made.checked)
 
     def _refuse(self, candidate: ProxyConfiguration, text: str, error: str, *, by_reload: bool) -> Refused:
@@ -275,9 +289,22 @@ class Attempts:
         """What may be routed to from now on must be known after a crash, and what was routed to, too."""
         await self._memory.remember(endpoints=made.known_with(self._memory.state.endpoints), **more)
 
-    async def _remember_good(self, made: _Made) -> None:
+    async def _remember_good(self, made: _Made, *, how: str) -> None:
+        self._trace_routes(made, how)
         services = {name: as_named(made.context.services[name]) for name in sorted(made.services)}
         await self._memory.remember(good=made.candidate, services=services, endpoints=made.routes)
+
+    def _trace_routes(self, made: _Made, how: str) -> None:
+        """Notes what became of each endpoint; ``how``: at runtime, or by a reload."""
+        before = self._routed or {}
+        routed = named_in(made.version.layout, {name: made.context.endpoints[name] for name in made.services})
+        for service, entries in made.routes.items():
+            for address, endpoint in entries.items():
+                if endpoint.state == "draining" and address in before.get(service, {}):
+                    routed[service].setdefault(address, endpoint)
+        for one in changes_of(before, routed):
+            self._trace.note(service=one.service, endpoint=one.address, step=one.step, id=one.id, reason=how)
+        self._routed = routed
 
 
 def _draining(routes: Routes) -> frozenset[str]:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 
 from orbitcontrol import __version__
 from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.codec.keys import Keys
-from orbitcontrol.codec.values import encode
-from orbitcontrol.errors import StoreError
+from orbitcontrol.codec.values import decode, encode
+from orbitcontrol.errors import StoreError, UndecodableValue
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.state import MachineRecord
-from orbitcontrol.model.stored import Put
+from orbitcontrol.model.stored import KeyValue, Put
 from orbitcontrol.planning.orphans import PROOF_EVERY, after_write
 from orbitcontrol.planning.verdicts import held_of
 from orbitcontrol.ports import Store
@@ -52,6 +53,7 @@ class RecordLoop:
         self._check = check
         self._proof_every = proof_every
         self._written: bytes | None = None
+        self._has_resumed = False
         self._wake = Wake()
         self._proof = Alarm(self._wake, "proof")
 
@@ -71,6 +73,8 @@ class RecordLoop:
         board.problems.cell.subscribe(self._wake)
         board.orphaned.subscribe(self._wake)
         board.relisted.subscribe(self._wake)
+        board.balances.subscribe(self._wake)
+        board.trace.subscribe(self._wake)
         try:
             await forever("record", self._step, wake=self._wake, problems=board.problems)
         finally:
@@ -93,6 +97,8 @@ class RecordLoop:
             proxy_workers=board.proxy_workers.value,
             instances=board.instances.value,
             problems=board.problems.cell.value,
+            balances=tuple(sorted(board.balances.value)),
+            changes=board.trace.changes,
         )
 
     async def _step(self, reasons: frozenset[str]) -> None:
@@ -108,6 +114,9 @@ class RecordLoop:
         if self._written is None or look:
             stored = await self._store.get(self._key)
             self._written = None if stored is None else stored.value
+            if stored is not None and not self._has_resumed:
+                self._resume(stored)
+            self._has_resumed = True
         record = encode(self.current())
         if record == self._written and not self._owes_proof():
             return
@@ -119,6 +128,11 @@ class RecordLoop:
         await asyncio.sleep(_SHORTEST_PAUSE)
         if self._owes_proof():
             self._wake.ring("proof")
+
+    def _resume(self, stored: KeyValue) -> None:
+        """Takes over the trace of the daemon that was here before; one that cannot be read is lost."""
+        with suppress(UndecodableValue):
+            self._board.trace.resume(decode(stored.value, MachineRecord, key=stored.key).changes)
 
     def _owes_proof(self) -> bool:
         """True when a write is due although nothing changed; otherwise sees to a wake when it is."""

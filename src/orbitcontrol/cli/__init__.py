@@ -34,6 +34,7 @@ _COMMANDS = {
     "endpoints": (_STATE, "endpoints", "List the healthy endpoints of all services or of one."),
     "tags": (_STATE, "tags", "List the tags and what is bound to them."),
     "machines": (_STATE, "machines", "List the machines."),
+    "why": ("orbitcontrol.cli.why_command", "why", "Show the way of an endpoint's last change."),
     "doctor": ("orbitcontrol.cli.doctor_command", "doctor", "Check that all the daemon needs is here."),
     "status": (_STATE, "status", "Show the whole cluster on one screen, and what is wrong."),
 }

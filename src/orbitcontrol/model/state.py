@@ -144,13 +144,37 @@ class InstanceReport(_Stored, frozen=True, kw_only=True):
     serial: int = 0
 
 
+Step = Literal["proven", "failed", "ended", "published", "updated", "withdrawn", "routed", "draining", "out"]
+"""What can happen to an endpoint. Its machine: its checks have *proven* it or have *failed*, its container
+has *ended*; its key was *published*, *updated* (other attributes), *withdrawn*. A load balancer: HAProxy
+has it in rotation (*routed*), gives it no new connections (*draining*), has it no more (*out*)."""
+
+
+class EndpointChange(_Stored, frozen=True, kw_only=True):
+    """Something that happened to an endpoint on the machine that tells of it.
+
+    ``id`` is the publication's, "" where there is none; ``step`` is a ``Step``, or one that a later
+    version knows; ``at`` is RFC 3339 in UTC with milliseconds, by that machine's clock; ``revision`` is the
+    store's after the write that it was, or 0.
+    """
+
+    service: str
+    endpoint: str
+    id: str = ""
+    step: str
+    reason: str = ""
+    at: str
+    revision: int = 0
+
+
 class MachineRecord(_Stored, frozen=True, kw_only=True):
     """``machines/<address>``: kept after the machine is gone, until it is forgotten.
 
     ``epoch`` and ``generation`` are those of the configuration that the machine trusts; ``holding``
     says why it does not trust the store's, "" when it does. ``held`` is what of that configuration the
-    machine cannot follow and leaves as it was.
-    ``proxy_workers`` is null while none leaves.
+    machine cannot follow and leaves as it was. ``proxy_workers`` is null while none leaves. ``balances``
+    names the services that its HAProxy routes to; ``changes`` are its newest ones, the oldest first
+    (``agent.trace``).
     """
 
     tags: tuple[str, ...] = ()
@@ -165,3 +189,5 @@ class MachineRecord(_Stored, frozen=True, kw_only=True):
     proxy_workers: ProxyWorkers | None = None
     instances: tuple[InstanceReport, ...] = ()
     problems: tuple[Problem, ...] = ()
+    balances: tuple[str, ...] = ()
+    changes: tuple[EndpointChange, ...] = ()
