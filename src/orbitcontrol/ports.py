@@ -194,8 +194,14 @@ class Proxy(Protocol):
     def workers(self) -> ProxyProcesses:
         """Those that leave after reloads."""
 
-    def directories(self, configuration: ProxyConfiguration) -> Directories:
-        """Where the configuration's certificates and files lie, or will."""
+    def directories(
+        self, configuration: ProxyConfiguration, *, current: str | None = None, loaded_anew: bool = True
+    ) -> Directories:
+        """Where the configuration's certificates and files lie, or will.
+
+        Certificates stay where the ``current`` text has them while only their contents change, unless
+        they are to be ``loaded_anew``.
+        """
 
     async def current(self) -> str | None:
         """The configuration on disk; None where there is none."""
@@ -211,6 +217,9 @@ class Proxy(Protocol):
 
     async def sessions(self, places: Collection[Place]) -> Mapping[Place, int]:
         """How many sessions each of the servers has, those in its queue too."""
+
+    async def exchange(self, text: str, configuration: ProxyConfiguration) -> str | None:
+        """Exchanges certificates at runtime and on disk where they differ; why HAProxy does not take them."""
 
     async def replace(self, text: str) -> None:
         """Writes a text that HAProxy runs already. The one before is not kept: nothing was wrong with it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 
 from msgspec import Struct
 
@@ -29,10 +29,12 @@ from orbitcontrol.model.configuration import Desired, ProxyConfiguration
 from orbitcontrol.model.state import Endpoint
 from orbitcontrol.planning.orphans import serving
 from orbitcontrol.planning.proxy import (
+    Directories,
     as_named,
     difference,
     explain,
     has_admin_socket,
+    in_tree,
     loaded,
     needs_reload,
     size_of_change,
@@ -87,6 +89,7 @@ class _Made(Struct, frozen=True, kw_only=True):
     """A rendered template, with all it was made from. ``version`` is its text with servers' numbers."""
 
     candidate: ProxyConfiguration
+    places: Directories
     context: RenderContext
     services: frozenset[str]
     version: Version
@@ -127,6 +130,8 @@ class Attempts:
         self._alarm = alarm
         self._refusals = Refusals()
         self._disk: Version | None = None
+        self._exchanged: Mapping[str, str] | None = None
+        """The certificates that HAProxy was last seen to use."""
 
     def was_refused(self, candidate: ProxyConfiguration) -> bool:
         """True when HAProxy's last word on the template was no."""
@@ -138,8 +143,17 @@ class Attempts:
             disk = await self._on_disk()
             if self._routed is None:
                 self._routed = named_in(disk.layout, self._memory.state.endpoints) if disk else {}
-            made = self._make(candidate, now, disk)
-            return await self._converge(made, disk, now) if isinstance(made, _Made) else made
+            made = self._make(candidate, now, disk, loaded_anew=False)
+            if not isinstance(made, _Made):
+                return made
+            if disk is not None and made.version.text == disk.text and not now.startable:
+                return Undecided()  # it will be started from this very file
+            reason = await self._at_runtime(made, disk, startable=now.startable)
+            if reason is None:
+                await self._remember_good(made, how="runtime")
+                return Accepted(made.version.text, made.checked) if now.startable else Undecided()
+            made = self._make(candidate, now, disk, loaded_anew=True)
+            return await self._by_reload(made, disk, now, reason) if isinstance(made, _Made) else made
         except HAProxyError as error:
             now.trouble["haproxy"] = str(error)
             self._alarm.within(_RETRY)
@@ -154,7 +168,7 @@ class Attempts:
         return self._disk
 
     def _make(
-        self, candidate: ProxyConfiguration, now: Round, disk: Version | None
+        self, candidate: ProxyConfiguration, now: Round, disk: Version | None, *, loaded_anew: bool
     ) -> _Made | Refused | Undecided:
         """The rendering without unreachable orphans that HAProxy does not look after itself.
 
@@ -162,18 +176,22 @@ class Attempts:
         """
         rotation, orphans = now.known.rotation, now.known.orphans
         endpoints, checked = serving(rotation), frozenset[Place]()
-        context = self._context(candidate, now, endpoints)
+        places = self._proxy.directories(
+            candidate, current=disk.text if disk is not None else None, loaded_anew=loaded_anew
+        )
+        context = self._context(candidate, now, endpoints, places)
         rendered = self._render(candidate, context, now)
         if isinstance(rendered, Rendered) and rotation.orphans:
             checked = checked_servers(layout(rendered.text), rotation.orphans)
             reached = serving(rotation, orphans, checked=checked)
             if reached != endpoints:
-                context = self._context(candidate, now, reached)
+                context = self._context(candidate, now, reached, places)
                 rendered = self._render(candidate, context, now)
         if not isinstance(rendered, Rendered):
             return rendered
         return _Made(
             candidate=candidate,
+            places=places,
             context=context,
             services=rendered.services,
             version=Version(*numbered(rendered.text, before=disk.layout if disk is not None else None)),
@@ -196,8 +214,9 @@ class Attempts:
         now.asked.update(services)
         return Undecided() if services - now.known.rotation.routes.keys() else outcome
 
-    def _context(self, candidate: ProxyConfiguration, now: Round, endpoints: Routes) -> RenderContext:
-        directories = self._proxy.directories(candidate)
+    def _context(
+        self, candidate: ProxyConfiguration, now: Round, endpoints: Routes, places: Directories
+    ) -> RenderContext:
         bound = {name: effective.service for name, effective in now.desired.services.items()}
         services = now.desired.known_services | bound
         if candidate == self._memory.state.good:  # it may name a service that is gone by now
@@ -206,38 +225,33 @@ class Attempts:
             machine=now.desired.machine,
             services=services,
             endpoints=endpoints,
-            certs_dir=directories.certs,
-            files_dir=directories.files,
+            certs_dir=places.certs,
+            files_dir=places.files,
             socket=self._proxy.socket,
         )
 
-    async def _converge(self, made: _Made, disk: Version | None, now: Round) -> Outcome:
-        """Brings HAProxy to the made text: its servers at runtime, anything else by a reload."""
+    async def _at_runtime(self, made: _Made, disk: Version | None, *, startable: bool) -> str | None:
+        """Brings HAProxy to the made text without a reload; why only a reload can do it.
+
+        One that cannot run now gets a new file, from which it will be started.
+        """
         wanted = made.version
-        if disk is not None and wanted.text == disk.text and not now.startable:
-            return Undecided()  # it will be started from this very file
-        applied = self._memory.state.applied
-        reason = needs_reload(wanted=wanted.layout, disk=disk.layout if disk else None, applied=applied)
-        if reason is None and disk is not None:
-            if not now.startable:  # it will be started with these servers
-                await self._proxy.replace(wanted.text)
-                return Undecided()
-            saved = asyncio.create_task(self._remember_all(made))
-            try:
-                reason = await self._change_servers(made, disk, saved)
-            finally:
-                await saved
-        if reason is None:
-            await self._remember_good(made, how="runtime")
-            return Accepted(wanted.text, made.checked)
-        standing = self._refusals.of(made.candidate)
-        if standing is not None and standing.stands_for(wanted.text, now=time.monotonic()):
-            self._alarm.within(standing.backoff.ready_at - time.monotonic())
-            return Refused(standing.error)
-        if disk is not None and now.startable and (pause := self._reloads.pause(wanted.text)) > 0:
-            self._alarm.within(pause)
-            return Undecided()
-        return await self._check_and_load(made, disk, reason)
+        reason = needs_reload(
+            wanted=wanted.layout,
+            disk=disk.layout if disk is not None else None,
+            applied=self._memory.state.applied,
+        )
+        if reason is not None or disk is None:
+            return reason
+        if not startable:
+            await self._proxy.replace(wanted.text)
+            return None
+        saved = asyncio.create_task(self._remember_all(made))
+        try:
+            reason = await self._change_servers(made, disk, saved)
+        finally:
+            await saved
+        return reason if reason is not None else await self._exchange_certificates(made, disk)
 
     async def _change_servers(self, made: _Made, disk: Version, saved: Awaitable[None]) -> str | None:
         """Has HAProxy's servers changed at runtime; why only a reload can do it."""
@@ -255,14 +269,50 @@ class Attempts:
             self._disk = wanted
         return reason
 
-    async def _check_and_load(self, made: _Made, disk: Version | None, reason: str) -> Accepted | Refused:
+    async def _exchange_certificates(self, made: _Made, disk: Version) -> str | None:
+        """Has HAProxy use the certificates of now; why only a reload can do it."""
+        certs = made.candidate.certs
+        if certs == self._exchanged:
+            return None
+        if made.places != self._proxy.directories(made.candidate, current=disk.text, loaded_anew=True):
+            if not has_admin_socket(made.version.text):
+                return "certificates changed; there is no runtime socket"
+            try:
+                refused = await self._proxy.exchange(made.version.text, made.candidate)
+            except HAProxyError as error:
+                refused = str(error)
+            if refused is not None:
+                return f"certificates changed; not at runtime: {refused}"
+            _log.info("certificates exchanged at runtime", tag=made.candidate.tag)
+        self._exchanged = certs
+        return None
+
+    async def _by_reload(
+        self, made: _Made, disk: Version | None, now: Round, reason: str
+    ) -> Accepted | Refused | Undecided:
+        """Has HAProxy load the text, together with what changes in a moment."""
+        text = made.version.text
+        standing = self._refusals.of(made.candidate)
+        generation = now.desired.generation
+        if standing is not None and standing.stands_for(text, generation=generation, now=time.monotonic()):
+            self._alarm.within(standing.backoff.ready_at - time.monotonic())
+            return Refused(standing.error)
+        if disk is not None and now.startable and (pause := self._reloads.pause(text)) > 0:
+            self._alarm.within(pause)
+            return Undecided()
+        return await self._check_and_load(made, disk, reason, generation)
+
+    async def _check_and_load(
+        self, made: _Made, disk: Version | None, reason: str, generation: int
+    ) -> Accepted | Refused:
         """Has HAProxy check the text and load it. Raises HAProxyError when it could not be asked."""
         candidate, text = made.candidate, made.version.text
         checked = await self._proxy.check(text, candidate)
         if not checked.accepted:
             lines = render(candidate.template, made.context, with_lines=True).lines
             messages = explain(checked.messages, tag=candidate.tag, file=checked.file, lines=lines)
-            return self._refuse(candidate, text, "\n".join(messages), by_reload=False)
+            error = in_tree("\n".join(messages), candidate.tag, made.places)
+            return self._refuse(made, error, generation, by_reload=False)
         await self._remember_all(made, applied="")
         size = size_of_change(disk.layout if disk else None, made.version.layout)
         try:
@@ -271,17 +321,20 @@ class Attempts:
         except HAProxyRejected as error:
             await self._memory.remember(applied=loaded(disk.layout) if disk else "")
             message = f"{template_path(candidate.tag)}: not loaded: {'; '.join(error.messages)}"
-            return self._refuse(candidate, text, message, by_reload=True)
+            return self._refuse(made, message, generation, by_reload=True)
         self._servers.forget()
+        self._exchanged = candidate.certs
         self._refusals.forget(candidate)
         await self._memory.remember(applied=loaded(made.version.layout))
         await self._remember_good(made, how="reload")
         return Accepted(text, made.checked)
 
-    def _refuse(self, candidate: ProxyConfiguration, text: str, error: str, *, by_reload: bool) -> Refused:
-        _log.warning("HAProxy refuses the configuration", tag=candidate.tag, reason=error)
+    def _refuse(self, made: _Made, error: str, generation: int, *, by_reload: bool) -> Refused:
+        _log.warning("HAProxy refuses the configuration", tag=made.candidate.tag, reason=error)
         now = time.monotonic()
-        refusal = self._refusals.add(candidate, text, error, by_reload=by_reload, now=now)
+        refusal = self._refusals.add(
+            made.candidate, made.version.text, error, generation=generation, by_reload=by_reload, now=now
+        )
         self._alarm.within(refusal.backoff.ready_at - now)
         return Refused(error)
 

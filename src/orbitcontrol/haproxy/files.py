@@ -3,11 +3,11 @@
 A file is written beside its place, synced, renamed over it, and its directory synced: whoever
 reads, at whatever moment, reads the old content or the new one.
 
-Certificates and static files lie in a directory named after their contents
-(``certs/3f2a…/site.pem``). New ones are written next to those that run, not over them: the check
-of a new configuration reads the very paths that it will run with, a configuration put back finds
-its certificates as they were, and a changed certificate changes the configuration's text, which
-is what decides about a reload. ``docs/decisions/0006-haproxy-reloads.md`` weighs it.
+Certificates and static files lie in a directory named after the contents that they had when HAProxy
+loaded it (``certs/3f2a…/site.pem``). What HAProxy has not said yes to is written next to those that
+run, not over them: the check of a new configuration reads the very paths that it will run with, and a
+configuration put back finds its certificates. Only a certificate that HAProxy has exchanged at
+runtime is replaced where it lies. ``docs/decisions/0006-haproxy-reloads.md`` weighs it.
 """
 
 from __future__ import annotations
@@ -56,8 +56,35 @@ def _backup(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.{number}")
 
 
+def place_of(parent: Path, files: Mapping[str, str], *, text: str | None, loaded_anew: bool) -> Path:
+    """The directory for these files: that of the configuration ``text``, if they can stay there.
+
+    They can with the same names, because their contents can be exchanged; for a configuration that is
+    to be ``loaded_anew`` only with the same contents.
+    """
+    used = named_in(parent, text)
+    if used is None:
+        return parent / contents_name(files)
+    has_names = used.is_dir() and {entry.name for entry in used.iterdir()} == files.keys()
+    if has_names and not (loaded_anew and differing(used, files)):
+        return used
+    name = contents_name(files)
+    return parent / (contents_name({**files, "": name}) if name == used.name else name)
+
+
+def named_in(parent: Path, text: str | None) -> Path | None:
+    """The content directory that a configuration names."""
+    found = re.search(rf"{re.escape(str(parent))}/({_CONTENTS_NAME.pattern})", text or "")
+    return parent / found[1] if found else None
+
+
+def differing(directory: Path, files: Mapping[str, str]) -> dict[str, str]:
+    """The files that are not there with these contents."""
+    return {name: content for name, content in files.items() if read_text(directory / name) != content}
+
+
 def contents_name(files: Mapping[str, str]) -> str:
-    """The name of the directory that holds exactly these files."""
+    """The name of a directory that is made for these files."""
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         for part in (name.encode(), content.encode()):
@@ -65,18 +92,15 @@ def contents_name(files: Mapping[str, str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_files(parent: Path, files: Mapping[str, str]) -> None:
-    """Fills ``parent/<contents_name>``; what is there already is left alone."""
+def write_files(directory: Path, files: Mapping[str, str]) -> None:
+    """Fills a content directory; what is there already is left alone."""
     for name in files:
         _refuse_unsafe(name)
-    directory = parent / contents_name(files)
-    parent.mkdir(mode=0o700, exist_ok=True)
+    directory.parent.mkdir(mode=0o700, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
-    for name, content in files.items():
-        path = directory / name
-        if read_text(path) != content:
-            replace_file(path, content.encode())
-    sync_directory(parent)
+    for name, content in differing(directory, files).items():
+        replace_file(directory / name, content.encode())
+    sync_directory(directory.parent)
 
 
 def prune(parent: Path, config: Path) -> None:

@@ -20,6 +20,7 @@ from orbitcontrol.codec.haproxy import CheckResult
 from orbitcontrol.codec.haproxy_runtime import Command, Running
 from orbitcontrol.errors import HAProxyError
 from orbitcontrol.haproxy import files
+from orbitcontrol.haproxy.certificates import exchange
 from orbitcontrol.haproxy.check import check_file
 from orbitcontrol.haproxy.external import ExternalProcess
 from orbitcontrol.haproxy.process import ManagedProcess
@@ -78,11 +79,25 @@ class HAProxy:
     def workers(self) -> LeavingWorkers | LeavingProcesses:
         return self._process.workers
 
-    def directories(self, configuration: ProxyConfiguration) -> Directories:
+    def directories(
+        self, configuration: ProxyConfiguration, *, current: str | None = None, loaded_anew: bool = True
+    ) -> Directories:
+        certs = files.place_of(self._certs, configuration.certs, text=current, loaded_anew=loaded_anew)
         return Directories(
-            certs=str(self._certs / files.contents_name(configuration.certs)),
-            files=str(self._files / files.contents_name(configuration.haproxy_files)),
+            certs=str(certs), files=str(self._files / files.contents_name(configuration.haproxy_files))
         )
+
+    async def exchange(self, text: str, configuration: ProxyConfiguration) -> str | None:
+        directory = files.named_in(self._certs, text)
+        if directory is None:
+            return None
+        changed = await _off_loop(files.differing, directory, configuration.certs)
+        if not changed:
+            return None
+        refused = await exchange(self._socket, {directory / name: pem for name, pem in changed.items()})
+        if refused is None:
+            await _off_loop(files.write_files, directory, changed)
+        return refused
 
     async def current(self) -> str | None:
         return await _off_loop(files.read_text, self._config)
@@ -130,8 +145,13 @@ class HAProxy:
 
     def _prepare(self, path: Path, text: str, configuration: ProxyConfiguration) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_files(self._certs, configuration.certs)
-        files.write_files(self._files, configuration.haproxy_files)
+        for parent, contents in (
+            (self._certs, configuration.certs),
+            (self._files, configuration.haproxy_files),
+        ):
+            files.write_files(
+                files.named_in(parent, text) or parent / files.contents_name(contents), contents
+            )
         files.write_config(path, text)
 
     def _put_back(self, before: str | None) -> None:

@@ -25,7 +25,7 @@ from orbitcontrol.model.configuration import Configuration, MachineIdentity, Pro
 from orbitcontrol.model.findings import Finding
 from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Endpoint
-from orbitcontrol.planning.proxy import Directories, advice, explain, template_path
+from orbitcontrol.planning.proxy import Directories, advice, explain, in_tree, template_path
 from orbitcontrol.planning.render import RenderContext, Rendered, render
 
 _MACHINE = "192.0.2.10"
@@ -165,7 +165,7 @@ class _Trial:
         tag = self._candidate.tag
         findings = []
         for line in explain(messages, tag=tag, file=result.file, lines=rendered.lines) if messages else ():
-            place, _, text = self._in_tree(line).partition(": ")
+            place, _, text = in_tree(line, tag, self._directories).partition(": ")
             findings.append(
                 Finding(
                     file=place,
@@ -174,13 +174,6 @@ class _Trial:
                 )
             )
         return findings
-
-    def _in_tree(self, text: str) -> str:
-        """The text with the paths of the tree in place of those of the trial."""
-        home = f"machineconfigurations/tags/{self._candidate.tag}"
-        return text.replace(self._directories.certs, f"{home}/certs").replace(
-            self._directories.files, f"{home}/haproxy_files"
-        )
 
     def unused_certs(self, text: str) -> Iterator[Finding]:
         """A certificate that the configuration names neither itself nor by its whole directory."""

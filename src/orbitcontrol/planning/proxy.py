@@ -199,6 +199,14 @@ def _placed(message: Message, tag: str, file: str, lines: Sequence[int] | None) 
     return f"{path}:{between}{of_template(message.line)}: {text}"
 
 
+def in_tree(text: str, tag: str, directories: Directories) -> str:
+    """A message with the paths of the tree in place of those where a machine keeps the files."""
+    home = f"machineconfigurations/tags/{tag}"
+    return text.replace(directories.certs, f"{home}/certs").replace(
+        directories.files, f"{home}/haproxy_files"
+    )
+
+
 def advice(text: str) -> tuple[str, ...]:
     """What a configuration lacks that makes reloads and drains safe; each says what it costs."""
     return tuple(message for pattern, message in _ADVICE if not pattern.search(text))

@@ -62,25 +62,25 @@ def test_files_lie_in_a_directory_named_after_their_contents(tmp_path: Path) -> 
     one, two = {"a.pem": "1"}, {"a.pem": "2"}
     assert contents_name(one) != contents_name(two)
     assert contents_name({"a": "bc"}) != contents_name({"ab": "c"})
-    write_files(tmp_path / "certs", one)
-    write_files(tmp_path / "certs", two)
+    write_files(tmp_path / "certs" / contents_name(one), one)
+    write_files(tmp_path / "certs" / contents_name(two), two)
     path = tmp_path / "certs" / contents_name(one) / "a.pem"
     assert path.read_text() == "1"
     assert (mode(path), mode(path.parent), mode(path.parent.parent)) == (0o600, 0o700, 0o700)
 
 
 def test_a_file_that_somebody_changed_is_mended(tmp_path: Path) -> None:
-    write_files(tmp_path / "certs", {"a.pem": "1"})
+    write_files(tmp_path / "certs" / contents_name({"a.pem": "1"}), {"a.pem": "1"})
     path = tmp_path / "certs" / contents_name({"a.pem": "1"}) / "a.pem"
     path.write_text("tampered")
-    write_files(tmp_path / "certs", {"a.pem": "1"})
+    write_files(tmp_path / "certs" / contents_name({"a.pem": "1"}), {"a.pem": "1"})
     assert path.read_text() == "1"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\0b", "x" * 300])
 def test_a_name_that_is_not_one_path_component_writes_nothing(tmp_path: Path, name: str) -> None:
     with pytest.raises(HAProxyError, match="single path component"):
-        write_files(tmp_path / "certs", {"good.pem": "1", name: "2"})
+        write_files(tmp_path / "certs" / "new", {"good.pem": "1", name: "2"})
     assert not (tmp_path / "certs").exists()
 
 
@@ -88,7 +88,7 @@ def test_only_our_own_directories_that_nothing_names_are_removed(tmp_path: Path)
     certs, config = tmp_path / "certs", tmp_path / "haproxy.cfg"
     sets = [{"a.pem": str(number)} for number in range(3)]
     for each in sets:
-        write_files(certs, each)
+        write_files(certs / contents_name(each), each)
     (certs / "letsencrypt").mkdir()
     (certs / "own.pem").write_text("mine")
     config.write_text(f"crt {certs}/{contents_name(sets[0])}/a.pem\n")
