@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import ExecCheck
 from orbitcontrol.probes.exec import ExecProber
+from support.scarcity import no_descriptors_left
 
 pytestmark = pytest.mark.integration
 
@@ -205,7 +205,7 @@ async def test_a_command_with_a_null_character_fails_like_any_other(prober: Exec
 
 
 async def test_a_machine_without_file_descriptors_says_nothing_about_its_services(
-    prober: ExecProber, run: Run, no_descriptors_left: Callable[[], AbstractContextManager[None]]
+    prober: ExecProber, run: Run
 ) -> None:
     with no_descriptors_left():
         result = await ask(prober, run, "true")

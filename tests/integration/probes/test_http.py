@@ -4,8 +4,7 @@ import asyncio
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import HttpCheck
 from orbitcontrol.probes.http import HttpProber
+from support.scarcity import no_descriptors_left
 from support.servers import answering, forever, free_port, full_backlog, resetting, serving, silent
 
 pytestmark = pytest.mark.integration
@@ -218,7 +218,7 @@ async def test_secrets_never_stand_in_a_reason(prober: HttpProber, run: Run, url
 
 
 async def test_a_machine_without_file_descriptors_says_nothing_about_its_services(
-    prober: HttpProber, run: Run, no_descriptors_left: Callable[[], AbstractContextManager[None]]
+    prober: HttpProber, run: Run
 ) -> None:
     async with serving(answering(OK)) as port:
         with no_descriptors_left():
