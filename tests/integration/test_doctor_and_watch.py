@@ -45,7 +45,8 @@ def test_doctor_finds_what_is_there(cluster: Cluster, engine: Engine, tmp_path: 
 
 
 def test_doctor_says_what_to_do_about_what_is_missing(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("no directory")
+    (tmp_path / "file").chmod(0o755)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

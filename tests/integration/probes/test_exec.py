@@ -141,6 +141,16 @@ async def test_children_that_hold_its_output_do_not_make_it_last(
     await until(lambda: not any(runs(pid) for pid in pids_in(pids)))
 
 
+@pytest.mark.parametrize("end", ["exit 0", "exec env -i sleep 600"])
+async def test_what_does_not_carry_its_environment_ends_with_it(
+    prober: ExecProber, run: Run, tmp_path: Path, end: str
+) -> None:
+    pids = tmp_path / "pids"
+    await ask(prober, run, f"env -i sleep 600 & echo $$ $! >{pids}; {end}")
+    assert len(pids_in(pids)) == 2
+    await until(lambda: not any(runs(pid) for pid in pids_in(pids)))
+
+
 async def test_gigabytes_of_output_end_the_command(prober: ExecProber, run: Run) -> None:
     result = await ask(prober, run, "echo begin; exec yes $$")
     reason, _, said = result.detail.partition(": ")
