@@ -20,7 +20,7 @@ from support.scarcity import no_descriptors_left
 
 pytestmark = pytest.mark.integration
 
-LATE = 3.0
+LATE = 20.0
 PATIENCE = 60.0
 
 
