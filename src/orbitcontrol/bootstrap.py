@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import secrets
 import signal
 from collections.abc import Callable
@@ -51,6 +52,8 @@ from orbitcontrol.web.daemon import serve
 
 _log = Log(__name__)
 
+_DESCRIPTORS = 65_536
+
 
 class Loop(Protocol):
     """What runs for as long as the daemon does."""
@@ -78,6 +81,7 @@ def run_daemon(settings: DaemonSettings, open_store: Callable[[], Store]) -> Non
     Raises ``OrbitError`` when the daemon cannot run here: the state directory or the address is
     another's, or the address to listen on is taken.
     """
+    _allow_open_files()
     state = StateDirectory(settings.state_dir)
     with state.locked():
         asyncio.run(_until_told_to_end(settings, state, open_store))
@@ -168,6 +172,18 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
         await container_checks.close()
         await runtime.close()
         await store.close()
+
+
+def _allow_open_files() -> None:
+    """Makes use of what the administrator grants: a thousand checks keep a thousand connections.
+
+    The usual limit of 1,024 is there for programs that cannot have more. Ours is bounded, because what
+    checks start inherits it, and some programs look at each possible descriptor.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _new_id() -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import click
 import msgspec
@@ -13,7 +15,7 @@ from orbitcontrol.cli.context import CommandContext
 from orbitcontrol.cli.framework import OrbitCommand
 from orbitcontrol.cli.output import Column, emit, emit_value, output_option, table
 from orbitcontrol.codec.times import since_epoch
-from orbitcontrol.errors import UsageError
+from orbitcontrol.errors import StoreError, UsageError
 from orbitcontrol.model.state import Problem
 from orbitcontrol.ops import cluster as ops
 from orbitcontrol.ops.cluster import MachineView, ServiceView
@@ -146,18 +148,41 @@ def machines(context: CommandContext, output: str) -> None:
 def status(context: CommandContext, /, *, watch: bool, output: str) -> None:
     """Show the whole cluster on one screen: machines, services, and what is wrong and why."""
 
-    async def work(store: Store) -> None:
-        shown: Status | None = None
-        while True:
-            record = _status_of(await ops.read_cluster(store, context.keys))
-            if record != shown:
-                shown = record
-                _show_status(record, output=output, clear=watch and sys.stdout.isatty())
-            if not watch:
-                return
-            await asyncio.sleep(_WATCH_PAUSE)
+    async def read(store: Store) -> Status:
+        return _status_of(await ops.read_cluster(store, context.keys))
 
-    context.with_store(work)
+    async def show_once(store: Store) -> None:
+        _show_status(await read(store), output=output)
+
+    context.with_store(partial(_watch, read, output=output) if watch else show_once)
+
+
+async def _watch(read: Callable[[Store], Awaitable[Status]], store: Store, *, output: str) -> None:
+    """Shows each change, in place of what was there before where that is a terminal. Never returns.
+
+    A store that goes away in the meantime is told and asked again: whoever watches mostly does so
+    because something is going wrong.
+    """
+    shown: Status | None = None
+    told = ""
+    while True:
+        try:
+            record = await read(store)
+        except StoreError as error:
+            if shown is None and not told:
+                raise
+            if str(error) != told:
+                click.echo(f"{error}; above is what it said before", err=True)
+            shown, told = None, str(error)
+        else:
+            if record != shown:
+                if sys.stdout.isatty():
+                    click.clear()
+                elif output == "yaml":
+                    click.echo("---")
+                _show_status(record, output=output)
+            shown, told = record, ""
+        await asyncio.sleep(_WATCH_PAUSE)
 
 
 def _status_of(cluster: ops.Cluster) -> Status:
@@ -174,10 +199,7 @@ def _status_of(cluster: ops.Cluster) -> Status:
     )
 
 
-def _show_status(record: Status, *, output: str, clear: bool) -> None:
-    """Prints the record; on a terminal that is watched, in place of the one before."""
-    if clear:
-        click.clear()
+def _show_status(record: Status, *, output: str) -> None:
     if output in {"json", "yaml"}:
         emit_value(record, output=output)
     else:

@@ -116,34 +116,44 @@ async def _haproxy(settings: HAProxySettings) -> Diagnosis:
 def _haproxy_directory(settings: HAProxySettings) -> Diagnosis:
     directory = settings.config_dir.absolute()
     subject = "haproxy directory"
-    nearest = next(one for one in (directory, *directory.parents) if one.exists())
-    if os.access(nearest, os.W_OK | os.X_OK):
+    if _can_be_written(directory):
         return _ok(subject, f"{directory} can be written")
-    return _failed(subject, f"{directory} cannot be written", "run the daemon as a user who may, or as root")
+    advice = "run the daemon as a user who may, or as root, or choose another --haproxy-config-path"
+    return _failed(subject, f"{directory} cannot be written", advice)
 
 
 def _haproxy_reload(settings: HAProxySettings) -> Diagnosis:
+    """Every way that was given is looked at: the command reloads, the master socket says how it went."""
     subject = "haproxy reload"
     if settings.managed:
         return _ok(subject, "the daemon runs HAProxy itself")
+    ways = []
+    if settings.reload_command is not None:
+        ways.append(f"with {settings.reload_command}")
+        program = (settings.reload_command.split() or [""])[0]
+        if not shutil.which(program):
+            return _failed(subject, f"{program!r}: no such program", "mend --haproxy-reload-command")
     if settings.master_socket is not None:
-        if settings.master_socket.is_socket():
-            return _ok(subject, f"through {settings.master_socket}")
-        return _failed(
+        ways.append(f"through {settings.master_socket}")
+        if not settings.master_socket.is_socket():
+            return _failed(
+                subject,
+                f"{settings.master_socket} is no socket",
+                "start HAProxy with -W and -S, or mend --haproxy-master-socket",
+            )
+    if not ways:
+        return _warning(
             subject,
-            f"{settings.master_socket} is no socket",
-            "start HAProxy with -W and -S, or mend the path",
+            "nobody said how HAProxy is reloaded",
+            "on a load balancer give --haproxy-managed, --haproxy-master-socket or --haproxy-reload-command",
         )
-    if settings.reload_command:
-        program = settings.reload_command.split()[0]
-        if shutil.which(program):
-            return _ok(subject, f"with {settings.reload_command}")
-        return _failed(subject, f"{program}: no such program", "mend --haproxy-reload-command")
-    return _warning(
-        subject,
-        "nobody said how HAProxy is reloaded",
-        "on a load balancer give --haproxy-managed, --haproxy-master-socket or --haproxy-reload-command",
-    )
+    if settings.master_socket is None:
+        return _warning(
+            subject,
+            f"{ways[0]}, which cannot say whether the new configuration came up",
+            "give --haproxy-master-socket as well: Debian's unit has /run/haproxy-master.sock",
+        )
+    return _ok(subject, ", looked at ".join(ways))
 
 
 def _haproxy_configuration(settings: HAProxySettings) -> list[Diagnosis]:
@@ -210,15 +220,25 @@ def _port_range(within: PortRange) -> Diagnosis:
 
 
 def _state_directory(path: Path) -> Diagnosis:
-    nearest = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    if not _can_be_written(path):
         return _failed("state", f"{path} cannot be written", "choose another --state-dir, or run as root")
-    free = shutil.disk_usage(nearest).free >> 20
+    free = shutil.disk_usage(_nearest(path)).free >> 20
     if free < 64:
         return _warning(
             "state", f"{path} has {free} MiB left", "make room: the daemon remembers things there"
         )
     return _ok("state", f"{path} can be written, {free} MiB are free")
+
+
+def _can_be_written(directory: Path) -> bool:
+    """Whether files could be made there, in a directory that exists or could be made itself."""
+    nearest = _nearest(directory)
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or what exists of the way to it."""
+    return next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
 
 
 def _clock() -> Diagnosis:

@@ -1,15 +1,13 @@
 """The machine runs out of something: it is named in status, and the rest goes on."""
 
-import contextlib
 import resource
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.machine import Cluster, eventually
+from support.scarcity import no_space_left, small_disk
 from support.webserver import WebServer
 
 pytestmark = pytest.mark.integration
@@ -52,33 +50,21 @@ def test_a_daemon_without_file_descriptors_says_that_it_cannot_ask_and_withdraws
     assert cluster.stored("services/") == [before]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=True)
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
 def test_a_full_disk_holds_up_no_publication_and_no_withdrawal(
-    cluster: Cluster, webserver: WebServer, small_disk: Path
+    cluster: Cluster, webserver: WebServer, tmp_path: Path
 ) -> None:
     import_services(cluster, service("web", webserver.port))
     machine = cluster.machine()
-    machine.directory = small_disk
-    machine.start()
-    filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"\0" * 4096)
-    import_services(cluster, service("web", webserver.port), service("other", webserver.port, endpoint=81))
-    eventually(lambda: cluster.endpoints("other"), what="the new service published")
-    eventually(lambda: "No space left" in problems(cluster), what="the full disk told")
-    webserver.status = 500
-    eventually(lambda: not cluster.endpoints(), what="both withdrawn")
-    webserver.status = 200
-    eventually(lambda: len(cluster.endpoints()) == 2, what="both published again")
-    filler.unlink()
-    eventually(lambda: "No space left" not in problems(cluster), what="the problem ended")
+    with small_disk(machine.directory):
+        machine.start()
+        with no_space_left(machine.directory):
+            both = service("web", webserver.port), service("other", webserver.port, endpoint=81)
+            import_services(cluster, *both)
+            eventually(lambda: cluster.endpoints("other"), what="the new service published")
+            eventually(lambda: "No space left" in problems(cluster), what="the full disk told")
+            webserver.status = 500
+            eventually(lambda: not cluster.endpoints(), what="both withdrawn")
+            webserver.status = 200
+            eventually(lambda: len(cluster.endpoints()) == 2, what="both published again")
+        eventually(lambda: "No space left" not in problems(cluster), what="the problem ended")
+        machine.close()

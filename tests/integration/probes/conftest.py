@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,19 +35,3 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     return context
-
-
-@pytest.fixture
-def no_descriptors_left() -> Callable[[], AbstractContextManager[None]]:
-    """A context in which this process cannot open anything."""
-    return _no_descriptors_left
-
-
-@contextmanager
-def _no_descriptors_left() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import ExecCheck
 from orbitcontrol.probes.exec import ExecProber
+from support.scarcity import no_descriptors_left
 
 pytestmark = pytest.mark.integration
 
-LATE = 3.0
+LATE = 20.0
 PATIENCE = 60.0
 
 
@@ -141,6 +141,16 @@ async def test_children_that_hold_its_output_do_not_make_it_last(
     await until(lambda: not any(runs(pid) for pid in pids_in(pids)))
 
 
+@pytest.mark.parametrize("end", ["exit 0", "exec env -i sleep 600"])
+async def test_what_does_not_carry_its_environment_ends_with_it(
+    prober: ExecProber, run: Run, tmp_path: Path, end: str
+) -> None:
+    pids = tmp_path / "pids"
+    await ask(prober, run, f"env -i sleep 600 & echo $$ $! >{pids}; {end}")
+    assert len(pids_in(pids)) == 2
+    await until(lambda: not any(runs(pid) for pid in pids_in(pids)))
+
+
 async def test_gigabytes_of_output_end_the_command(prober: ExecProber, run: Run) -> None:
     result = await ask(prober, run, "echo begin; exec yes $$")
     reason, _, said = result.detail.partition(": ")
@@ -205,7 +215,7 @@ async def test_a_command_with_a_null_character_fails_like_any_other(prober: Exec
 
 
 async def test_a_machine_without_file_descriptors_says_nothing_about_its_services(
-    prober: ExecProber, run: Run, no_descriptors_left: Callable[[], AbstractContextManager[None]]
+    prober: ExecProber, run: Run
 ) -> None:
     with no_descriptors_left():
         result = await ask(prober, run, "true")

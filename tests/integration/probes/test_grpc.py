@@ -19,7 +19,7 @@ from support.servers import answering, forever, free_port, full_backlog, resetti
 
 pytestmark = pytest.mark.integration
 
-LATE = 3.0
+LATE = 20.0
 
 Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
