@@ -187,8 +187,11 @@ class TestWarnings:
     @pytest.mark.parametrize("policy", [{"Name": "always"}, {"name": "unless-stopped"}])
     def test_a_restart_policy_is_told_to_be_ignored(self, tmp_path: Path, policy: dict[str, str]) -> None:
         container = {**CONTAINER, "HostConfig": {"RestartPolicy": policy}}
-        (message,) = self.of(with_service(tmp_path, Container=container))
+        (message,) = self.of(with_service(tmp_path / "1", Container=container))
         assert message.startswith(f"{SERVICE}: Container.HostConfig.RestartPolicy: ")
+        binding = {"Container": {"HostConfig": {"RestartPolicy": policy}}}
+        (message,) = self.of(with_service(tmp_path / "2", binding, Container=CONTAINER))
+        assert message.startswith(f"{TAGS}/app/services/a.json: Container.HostConfig.RestartPolicy: ")
 
     @pytest.mark.parametrize("policy", [{"Name": "no"}, {"Name": ""}, {}])
     def test_no_restart_policy_is_as_it_should_be(self, tmp_path: Path, policy: dict[str, str]) -> None:
