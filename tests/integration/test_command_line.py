@@ -43,7 +43,11 @@ def filled(cluster: Cluster) -> Cluster:
                 "Name": "worker",
                 "Container": {"Config": {"Image": "registry:5000/worker:1"}},
                 "Checks": [{"Type": "dummy"}],
-                "SourceControl": {"Origin": "github.com/example/worker", "CIUrl": "http://ci.example/worker"},
+                "SourceControl": {
+                    "Origin": "github.com/example/worker",
+                    "OAuthToken": "hunter2",
+                    "CIUrl": "http://ci.example/worker",
+                },
             },
             "machineconfigurations/tags/app/services/web.json": {},
             "machineconfigurations/tags/app/services/worker.json": {},
@@ -88,6 +92,8 @@ def test_tags_machines_services_and_status_fit_together(filled: Cluster) -> None
     assert "registry:5000/worker:1" in one
     assert "github.com/example/worker" in one
     assert "http://ci.example/worker" in one
+    for output in ("wide", "json", "yaml"):
+        assert "hunter2" not in filled.orbitctl("service", "worker", "-o", output).out
 
 
 def test_a_revision_is_set_for_all_or_for_one_machine_and_unset(filled: Cluster) -> None:
