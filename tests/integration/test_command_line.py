@@ -52,7 +52,11 @@ def filled(cluster: Cluster) -> Cluster:
                 "Name": "worker",
                 "Container": {"Config": {"Image": "registry:5000/worker:1"}},
                 "Checks": [{"Type": "dummy"}],
-                "SourceControl": {"Origin": "github.com/example/worker", "CIUrl": "http://ci.example/worker"},
+                "SourceControl": {
+                    "Origin": "github.com/example/worker",
+                    "OAuthToken": "hunter2",
+                    "CIUrl": "http://ci.example/worker",
+                },
             },
             "machineconfigurations/tags/app/services/web.json": {},
             "machineconfigurations/tags/app/services/worker.json": {},
@@ -97,6 +101,8 @@ def test_tags_machines_services_and_status_fit_together(filled: Cluster) -> None
     assert "registry:5000/worker:1" in one
     assert "github.com/example/worker" in one
     assert "http://ci.example/worker" in one
+    for output in ("wide", "json", "yaml"):
+        assert "hunter2" not in filled.orbitctl("service", "worker", "-o", output).out
 
 
 def test_a_machine_is_shown_with_its_haproxys_old_workers_while_it_is_alive(filled: Cluster) -> None:

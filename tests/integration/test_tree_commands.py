@@ -243,6 +243,21 @@ def test_a_legacy_template_is_refused_by_file_and_line(orbitctl: Orbitctl) -> No
     assert [line.split(":")[1] for line in problems] == ["20", "21", "22"]
 
 
+def test_a_legacy_tree_is_imported_as_it_is_where_its_template_is_not_judged(
+    orbitctl: Orbitctl, tmp_path: Path
+) -> None:
+    assert orbitctl("import", LEGACY_TREE).code == 1
+    imported = orbitctl("import", LEGACY_TREE, "--no-haproxy-check")
+    assert imported.code == 0, imported.err
+    assert orbitctl("plan", LEGACY_TREE).code == 0
+    shown = orbitctl("service", "ubuntu").out
+    assert "github.com/Applifier/ubuntu" in shown
+    assert orbitctl("export", tmp_path / "export").code == 0
+    for kind in ("haproxy.tpl", "certs/test.pem", "haproxy_files/500.http", "haproxy_files/hello.txt"):
+        path = f"{TAGS}/testtag/{kind}"
+        assert (tmp_path / "export" / path).read_bytes() == (LEGACY_TREE / path).read_bytes()
+
+
 def test_unknown_fields_can_be_allowed(orbitctl: Orbitctl, tmp_path: Path) -> None:
     root = tree(tmp_path, **{f"{TAGS}/app/services/web.json": {"Colour": "red"}})
     assert orbitctl("validate", root).code == 1

@@ -17,7 +17,7 @@ from orbitcontrol.tree.load import load
 from orbitcontrol.tree.write import files_of, write
 from support.trees import TAGS, write_tree
 
-names = st.from_regex(r"[a-z0-9][a-z0-9._-]{0,8}", fullmatch=True)
+names = st.from_regex(r"[a-z0-9][a-z0-9._-]{1,8}", fullmatch=True)  # Docker takes no shorter one
 file_names = st.from_regex(r"[A-Za-z0-9_*ü][A-Za-z0-9 ._ü-]{0,8}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 sound_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)

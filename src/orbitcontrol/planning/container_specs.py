@@ -206,12 +206,16 @@ def orbit_labels(wanted: WantedContainer, port: int) -> dict[str, str]:
 
 
 def _bindings(written: Mapping[str, Any], inside: str, address: str, port: int) -> dict[str, Any]:
-    """The author's bindings and Orbit's own, unless they already publish that very port."""
+    """The author's bindings and Orbit's own, unless they already publish that very port.
+
+    The engine matches the names of a binding's fields without case, so they are read likewise.
+    """
     existing = list(written.get(inside) or [])
+    stated = [{name.lower(): value for name, value in binding.items()} for binding in existing]
     covered = any(
-        str(binding.get("HostPort")) == str(port)
-        and binding.get("HostIp", "") in {"", "0.0.0.0", "::", address}  # noqa: S104 -- compared, not bound
-        for binding in existing
+        str(binding.get("hostport")) == str(port)
+        and binding.get("hostip", "") in {"", "0.0.0.0", "::", address}  # noqa: S104 -- compared, not bound
+        for binding in stated
     )
     own = [] if covered else [{"HostIp": address, "HostPort": str(port)}]
     return {**written, inside: [*existing, *own]}

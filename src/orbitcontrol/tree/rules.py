@@ -84,8 +84,14 @@ def _service(service: Service, configuration: Configuration) -> Iterator[Finding
 
 
 def _shape(service: Service, file: str) -> Iterator[Finding]:
-    """Instances, ports, order and networking must fit together."""
+    """Name, instances, ports, order and networking must fit together."""
     host_network = _network_mode(service.container) == "host"
+    if service.container is not None and service.instances == 1 and len(service.name) == 1:
+        yield Finding(
+            file=file,
+            where="Name",
+            message="Docker refuses containers whose name is a single character; make it longer",
+        )
     if service.instances > 1 and service.endpoint_port:
         yield Finding(
             file=file,

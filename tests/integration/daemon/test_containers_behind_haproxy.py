@@ -65,7 +65,9 @@ def test_a_restarted_daemon_changes_nothing(site: Site) -> None:
     assert site.machine.text().count("HAProxy loaded") == loads
 
 
-def test_a_refused_template_leaves_the_last_good_one_serving_with_current_endpoints(site: Site) -> None:
+def test_a_refused_or_a_second_template_leaves_the_last_good_one_serving_with_current_endpoints(
+    site: Site,
+) -> None:
     site.engine.image("web:R1", says="this is R1")
     good = site.tree(site.web(image="web:R1"))
     site.cluster.orbitctl("import", str(good))
@@ -90,6 +92,23 @@ def test_a_refused_template_leaves_the_last_good_one_serving_with_current_endpoi
     site.engine.docker("kill", "web")
     eventually(lambda: site.get() == "", what="the ended container out of rotation")
     eventually(lambda: site.get() == "this is R1", what="the new container served by the last good template")
+
+    second = site.tree(site.web(image="web:R1")) / "machineconfigurations/tags/app/haproxy.tpl"
+    second.write_text(TEMPLATE.replace("backend web\n", "backend web\n    http-request deny\n") % {"port": 9})
+    site.cluster.orbitctl("import", str(good))
+
+    def told() -> str:
+        problems = site.cluster.orbitctl("status", "-o", "json").json["Problems"]
+        return "".join(each["Reason"] for each in problems if each["Subject"] == "127.0.0.1: template")
+
+    both = "the tags app and lb of this machine both carry haproxy.tpl"
+    eventually(lambda: both in told(), what="the second template reported")
+    eventually(lambda: "the last good one goes on" in told(), what="what becomes of HAProxy reported")
+    assert site.get() == "this is R1"
+    second.unlink()
+    site.cluster.orbitctl("import", str(good), "--yes")
+    eventually(lambda: not told(), what="no trouble any more")
+    assert site.get() == "this is R1"
 
 
 def test_one_image_that_cannot_be_had_delays_nobody(site: Site) -> None:

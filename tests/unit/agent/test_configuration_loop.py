@@ -76,3 +76,18 @@ async def test_a_machine_keeps_its_zone_while_the_global_properties_cannot_be_re
         assert after.machine.zone == "eu-1a"
         [problem] = await until(board.problems.cell, bool)
         assert problem.subject == "global properties"
+
+
+@pytest.mark.parametrize(("given", "zone"), [("", "eu-1a"), ("eu-9z", "eu-9z")])
+async def test_the_zone_on_the_command_line_counts_before_that_of_the_address(
+    store: SqliteStore, tmp_path: Path, given: str, zone: str
+) -> None:
+    zones = b'{"AvailabilityZones":{"eu-1a":["10.0.0.0/8"]}}'
+    await store.commit([], [Put(KEYS.global_properties, zones)])
+    await imported(store, 1)
+    board, files = Board(), StateDirectory(tmp_path / "state")
+    machine = MachineIdentity(address=ADDRESS, zone=given)
+    async with running(ConfigurationLoop(board=board, store=store, keys=KEYS, machine=machine, files=files)):
+        desired = await until(board.desired, lambda desired: desired is not None)
+    assert desired is not None
+    assert desired.machine.zone == zone

@@ -103,8 +103,16 @@ async def health() -> AsyncIterator[Health]:
         await task
 
 
-def run_of(name: str, *, started_at: str = "1", rise: int = 1, fall: int = 2, interval: float = 0.02) -> Run:
-    check = DummyCheck(rise=rise, fall=fall, interval=Duration(interval))
+def run_of(
+    name: str,
+    *,
+    started_at: str = "1",
+    rise: int = 1,
+    fall: int = 2,
+    interval: float = 0.02,
+    start_period: float = 0,
+) -> Run:
+    check = DummyCheck(rise=rise, fall=fall, interval=Duration(interval), start_period=Duration(start_period))
     service = Service(name=name, checks=(check,))
     return Run(
         id=RunId(name, 1, "c1", started_at),
@@ -141,6 +149,32 @@ async def test_a_reason_that_is_never_the_same_twice_is_told_once(health: Health
     await health.verdict(web, Verdict(up=False, judged=True, reason="attempt 2"))
     await health.oracle.until(health.oracle.asked, "web", 30)
     assert health.board.verdicts.value[web.id].reason == "attempt 2"
+
+
+async def test_a_new_run_is_asked_at_once_and_again_and_again_long_before_its_interval(
+    health: Health,
+) -> None:
+    answers = iter([FAIL, FAIL])
+
+    async def say(run: Run) -> ProbeResult:
+        return next(answers, PASS)
+
+    health.says(say)
+    web = run_of("web", interval=3600)
+    health.runs(web)
+    await health.verdict(web, UP)
+    assert health.oracle.asked["web"] == 3
+
+
+async def test_failures_within_the_start_period_take_no_decision(health: Health) -> None:
+    async def say(run: Run) -> ProbeResult:
+        return FAIL
+
+    health.says(say)
+    web = run_of("web", fall=1, start_period=3600)
+    health.runs(web)
+    await health.oracle.until(health.oracle.answered, "web", 5)
+    assert not health.board.verdicts.value[web.id].judged
 
 
 async def test_a_check_that_never_answers_delays_no_other(health: Health) -> None:

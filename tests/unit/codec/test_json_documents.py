@@ -103,6 +103,7 @@ def test_the_value_comes_with_the_document_when_nothing_is_wrong() -> None:
         ({"EndpointPort": 80.5}, "EndpointPort: expected a whole number, not 80.5"),
         ({"EndpointPort": True}, "EndpointPort: expected a whole number, not true or false"),
         ({"EndpointPort": None}, "EndpointPort: expected a whole number, not null"),
+        ({"ContainerPort": 0}, "ContainerPort: must be from 1 to 65535, not 0"),
         ({"Instances": 0}, "Instances: must be at least 1, not 0"),
         ({"Enpointport": 80}, "Enpointport: unknown field; did you mean EndpointPort?"),
         ({"Colour": "red"}, "Colour: unknown field; remove it"),
@@ -246,6 +247,8 @@ class TestDockerObjects:
         assert complaints(self.of(Entrypont=["x"])) == [
             "Container.Config.Entrypont: unknown field of the Docker Engine API; did you mean Entrypoint?"
         ]
+        assert complaints(self.of(Entrypont=["x"]), allow_unknown=True) == []
+        assert len(warnings(self.of(Entrypont=["x"]), allow_unknown=True)) == 1
         assert complaints(service(Container={"HostConfig": {"Memroy": 1}})) == [
             "Container.HostConfig.Memroy: unknown field of the Docker Engine API; did you mean Memory?"
         ]

@@ -6,6 +6,7 @@ from orbitcontrol.model.durations import Duration
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [
+        ("250us", 0.00025),
         ("500ms", 0.5),
         ("10s", 10),
         ("2m", 120),

@@ -186,9 +186,12 @@ def test_the_container_port_is_published_on_the_machines_address_beside_the_auth
 
 
 def test_a_port_that_the_author_publishes_already_is_not_published_twice() -> None:
-    bindings = {"80/tcp": [{"HostPort": "3500"}]}
-    body = spec_body(service(host={"PortBindings": bindings}, endpoint_port=3500, container_port=80))
-    assert body["HostConfig"]["PortBindings"] == bindings
+    for bindings in (
+        {"80/tcp": [{"HostPort": "3500"}]},
+        {"80/tcp": [{"hostport": "3500", "HOSTIP": ADDRESS}]},
+    ):
+        body = spec_body(service(host={"PortBindings": bindings}, endpoint_port=3500, container_port=80))
+        assert body["HostConfig"]["PortBindings"] == bindings
 
 
 def test_on_the_hosts_network_nothing_is_published() -> None:
@@ -233,6 +236,12 @@ def test_no_tag_and_latest_are_the_same_image() -> None:
         wanted(service(config={"Image": "web"}))[0].config_hash
         == wanted(service(config={"Image": "web:latest"}))[0].config_hash
     )
+
+
+def test_the_order_in_which_fields_were_written_does_not_count() -> None:
+    one = service(config={"User": "u", "Labels": {"a": "1", "b": "2"}}, host={"Memory": 1, "Init": True})
+    other = service(config={"Labels": {"b": "2", "a": "1"}, "User": "u"}, host={"Init": True, "Memory": 1})
+    assert wanted(one)[0].config_hash == wanted(other)[0].config_hash
 
 
 def test_another_address_is_another_container() -> None:

@@ -67,6 +67,12 @@ def test_overrides_replace_merge_and_add_as_documented() -> None:
     assert overridden(service, [Binding(endpoint_port=81)]).endpoint_port == 81
 
 
+def test_a_port_of_0_and_an_empty_list_of_checks_are_overrides_too() -> None:
+    service = Service(name="web", endpoint_port=80, checks=(DummyCheck(),))
+    merged = overridden(service, [Binding(endpoint_port=0, checks=())])
+    assert (merged.endpoint_port, merged.checks) == (0, ())
+
+
 def test_the_last_of_the_machines_tags_wins() -> None:
     entries = {
         "services/web": WEB,
@@ -75,6 +81,62 @@ def test_the_last_of_the_machines_tags_wins() -> None:
     }
     assert desired(entries, "a", "b").services["web"].service.endpoint_port == 82
     assert desired(entries, "b", "a").services["web"].service.endpoint_port == 81
+
+
+def test_overrides_of_several_tags_add_up_in_the_order_of_the_machines_tags() -> None:
+    entries = {
+        "services/web": {**WEB, "Attributes": {"weight": "1", "path": "/"}},
+        "tags/a/services/web": {
+            "EndpointPort": 81,
+            "Checks": [{"Type": "dummy"}],
+            "Attributes": {"weight": "2", "a": "1"},
+            "Container": {
+                "Config": {"Env": ["A=a", "B=a"], "Hostname": "a"},
+                "HostConfig": {"Memory": 1, "Binds": ["/a:/a"]},
+            },
+        },
+        "tags/b/services/web": {
+            "Attributes": {"weight": "3", "b": "1"},
+            "Container": {"Config": {"Env": ["B=b", "C=b"], "User": "b"}, "HostConfig": {"Binds": ["/b:/b"]}},
+        },
+    }
+    merged = desired(entries, "a", "b").services["web"].service
+    assert merged.endpoint_port == 81
+    assert merged.checks == (DummyCheck(),)
+    assert merged.attributes == {"weight": "3", "path": "/", "a": "1", "b": "1"}
+    image = "registry:5000/web:1"
+    assert merged.container == Container(
+        config={"Image": image, "Env": ["A=a", "B=b", "C=b"], "Hostname": "a", "User": "b"},
+        host_config={"Memory": 1, "Binds": ["/b:/b"]},
+    )
+    backwards = desired(entries, "b", "a").services["web"].service
+    assert backwards.attributes["weight"] == "2"
+    assert backwards.container is not None
+    assert backwards.container.host_config["Binds"] == ["/a:/a"]
+    assert set(backwards.container.config["Env"]) == {"A=a", "B=a", "C=b"}
+
+
+def test_the_authoritative_names_of_all_tags_count() -> None:
+    entries: dict[str, object] = {
+        "tags/a/authoritative_names": ["web"],
+        "tags/b/authoritative_names": ["web", "api"],
+        "tags/c/authoritative_names": ["other"],
+    }
+    assert desired(entries, "a", "b").authoritative_names == {"web", "api"}
+
+
+def test_certificates_and_files_are_those_of_the_templates_own_tag() -> None:
+    text = {"Content": "x"}
+    entries: dict[str, object] = {
+        "tags/a/haproxy_config": text,
+        "tags/a/certs/a.pem": text,
+        "tags/a/haproxy_files/a": text,
+        "tags/b/certs/b.pem": text,
+        "tags/b/haproxy_files/b": text,
+    }
+    proxy = desired(entries, "a", "b").proxy
+    assert proxy is not None
+    assert (set(proxy.certs), set(proxy.haproxy_files)) == ({"a.pem"}, {"a"})
 
 
 @pytest.mark.parametrize(
@@ -142,10 +204,11 @@ def test_an_unreadable_template_holds_the_proxy() -> None:
 def test_the_zone_is_that_of_the_network_that_holds_the_address() -> None:
     zones: dict[str, tuple[str, ...]] = {
         "eu-1a": ("10.0.0.0/24", "broken"),
-        "eu-1b": ("10.0.1.0/24", "fd00::/8"),
+        "eu-1b": ("10.0.1.7/24", "fd00::/8"),
     }
     configuration = Configuration(global_properties=GlobalProperties(availability_zones=zones))
     assert zone_of(configuration, "10.0.0.5") == "eu-1a"
+    assert zone_of(configuration, "10.0.1.200") == "eu-1b"
     assert zone_of(configuration, "fd00::1") == "eu-1b"
     assert zone_of(configuration, "192.168.0.1") == ""
     assert zone_of(configuration, "host.example") == ""

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.runs import ProbeResult
-from orbitcontrol.model.service import Check, DummyCheck, ExecCheck, HttpCheck, TcpCheck
+from orbitcontrol.model.service import Check, DummyCheck, ExecCheck, GrpcCheck, HttpCheck, TcpCheck
 from orbitcontrol.planning.health import (
     CheckState,
     addressed,
@@ -95,9 +95,15 @@ def test_the_endpoints_address_is_filled_into_a_check() -> None:
     tcp = addressed(TcpCheck(host_port="${ENDPOINT_HOST}:${ENDPOINT_PORT}"), host="fd00::5", port=80)
     assert isinstance(tcp, TcpCheck)
     assert tcp.host_port == "[fd00::5]:80"
+    grpc = addressed(GrpcCheck(host_port="${ENDPOINT_HOST}:${ENDPOINT_PORT}"), host="h", port=1)
+    assert isinstance(grpc, GrpcCheck)
+    assert grpc.host_port == "h:1"
     command = addressed(ExecCheck(command=["nc", "${ENDPOINT_PORT}"]), host="h", port=1)
     assert isinstance(command, ExecCheck)
     assert command.command == ["nc", "1"]
+    for_shell = addressed(ExecCheck(command="nc ${ENDPOINT_HOST} ${ENDPOINT_PORT}"), host="h", port=1)
+    assert isinstance(for_shell, ExecCheck)
+    assert for_shell.command == "nc h 1"
 
 
 def test_an_answer_that_says_nothing_leaves_what_is_decided_and_both_counts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.service import Container, Service
@@ -86,6 +87,16 @@ def test_a_zone_without_endpoints_falls_back_to_all_unless_told_not_to(
     assert text(f"{{{{ local_endpoints('web'{strict}) | length }}}}", context) == str(count)
 
 
+@pytest.mark.parametrize(("strict", "count"), [("", 2), (", strict=True", 0)])
+def test_a_machine_without_a_zone_has_no_local_endpoints(strict: str, count: int) -> None:
+    context = structs.replace(
+        CONTEXT,
+        machine=MachineIdentity(address="10.0.0.9"),
+        endpoints={"web": {"10.0.0.5:80": endpoint(zone="eu-1a"), "10.0.0.6:80": endpoint()}},
+    )
+    assert text(f"{{{{ local_endpoints('web'{strict}) | length }}}}", context) == str(count)
+
+
 def test_a_service_and_the_machine_can_be_asked_about() -> None:
     template = (
         "{% set s = service('web') %}{{ s.name }} {{ s.revision }} {{ s.endpoint_port }} {{ s.instances }} "
@@ -127,6 +138,7 @@ def test_nothing_is_escaped_and_text_is_kept_as_it_is() -> None:
         ("a\n{% include 'other' %}", 2, "one file"),
         ("a\n\n{{ endpoints('wep') }}", 3, "no service 'wep'; did you mean 'web'?"),
         ("{{ service('zzzzzz') }}", 1, "no service 'zzzzzz'"),
+        ("{{ local_endpoints('wep') }}", 1, "no service 'wep'; did you mean 'web'?"),
         ("{% set n = 'wo' ~ 'rk' %}{{ endpoints(n) }}", None, "no service 'work'; did you mean 'worker'?"),
         ("{{ endpoints() }}", None, "in a call that the template makes"),
     ],

@@ -56,6 +56,11 @@ HERE = Place("web", "10.0.0.1:80")
         ("recognised by its name", "backend b\n  server web-10.0.0.1:80 10.0.0.1:81 check", True),
         ("a family before its address", "backend b\n  server s ipv4@10.0.0.1:80 check", True),
         ("its author's alone", "backend b\n  server nocheck-web-10.0.0.1:80 10.0.0.1:80", True),
+        (
+            "its author's alone, wherever it leads",
+            "backend b\n  server nocheck-web-10.0.0.1:80 proxy.example:80",
+            True,
+        ),
         ("not in the configuration", "backend b\n  server s 10.0.0.2:80 check", False),
     ],
 )

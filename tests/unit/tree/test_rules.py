@@ -10,7 +10,7 @@ import pytest
 from orbitcontrol.tree.load import load
 from support.trees import TAGS, sound_tree
 
-SERVICE = "services/a.json"
+SERVICE = "services/api.json"
 CONTAINER = {"Config": {"Image": "a"}}
 HOST_NETWORK = {"Config": {"Image": "a"}, "HostConfig": {"NetworkMode": "host"}}
 CHECKS = [{"Type": "dummy"}]
@@ -21,9 +21,9 @@ def findings(root: Path, *, severity: str = "problem") -> list[str]:
 
 
 def with_service(root: Path, binding: dict[str, Any] | None = None, **fields: Any) -> Path:
-    files: dict[str, Any] = {SERVICE: {"Name": "a", "Checks": CHECKS, **fields}}
+    files: dict[str, Any] = {SERVICE: {"Name": "api", "Checks": CHECKS, **fields}}
     if binding is not None:
-        files[f"{TAGS}/app/services/a.json"] = binding
+        files[f"{TAGS}/app/services/api.json"] = binding
     return sound_tree(root, **files)
 
 
@@ -105,7 +105,7 @@ def test_fields_that_fit_together_are_no_findings(tmp_path: Path, fields: dict[s
 
 
 class TestOverrides:
-    BINDING = f"{TAGS}/app/services/a.json"
+    BINDING = f"{TAGS}/app/services/api.json"
 
     def test_a_port_set_by_a_tag_can_break_a_rule_there(self, tmp_path: Path) -> None:
         root = with_service(
@@ -148,7 +148,7 @@ class TestOverrides:
         root = with_service(tmp_path, {}, EndpointPort=8080, Container=CONTAINER)
         (message,) = findings(root)
         assert message.startswith(
-            f'{TAGS}/app/services/web.json: EndpointPort: port 8080 is also that of "a"'
+            f'{TAGS}/app/services/web.json: EndpointPort: port 8080 is also that of "api"'
         )
         assert findings(with_service(tmp_path, {"EndpointPort": 81}, EndpointPort=8080)) == []
 
@@ -156,8 +156,8 @@ class TestOverrides:
         root = sound_tree(
             tmp_path,
             **{
-                SERVICE: {"Name": "a", "EndpointPort": 8080, "Checks": CHECKS},
-                f"{TAGS}/other/services/a.json": {},
+                SERVICE: {"Name": "api", "EndpointPort": 8080, "Checks": CHECKS},
+                f"{TAGS}/other/services/api.json": {},
             },
         )
         assert findings(root) == []
@@ -180,20 +180,36 @@ class TestWarnings:
     def test_a_tag_that_takes_the_checks_away_is_told(self, tmp_path: Path) -> None:
         messages = self.of(with_service(tmp_path, {"Checks": []}))
         assert (
-            f"{TAGS}/app/services/a.json: Checks: there are none in this tag, so nothing is checked there"
+            f"{TAGS}/app/services/api.json: Checks: there are none in this tag, so nothing is checked there"
             in messages
         )
 
     @pytest.mark.parametrize("policy", [{"Name": "always"}, {"name": "unless-stopped"}])
     def test_a_restart_policy_is_told_to_be_ignored(self, tmp_path: Path, policy: dict[str, str]) -> None:
         container = {**CONTAINER, "HostConfig": {"RestartPolicy": policy}}
-        (message,) = self.of(with_service(tmp_path, Container=container))
+        (message,) = self.of(with_service(tmp_path / "1", Container=container))
         assert message.startswith(f"{SERVICE}: Container.HostConfig.RestartPolicy: ")
+        binding = {"Container": {"HostConfig": {"RestartPolicy": policy}}}
+        (message,) = self.of(with_service(tmp_path / "2", binding, Container=CONTAINER))
+        assert message.startswith(f"{TAGS}/app/services/api.json: Container.HostConfig.RestartPolicy: ")
 
     @pytest.mark.parametrize("policy", [{"Name": "no"}, {"Name": ""}, {}])
     def test_no_restart_policy_is_as_it_should_be(self, tmp_path: Path, policy: dict[str, str]) -> None:
         container = {**CONTAINER, "HostConfig": {"RestartPolicy": policy}}
         assert self.of(with_service(tmp_path, Container=container)) == []
+
+
+def test_a_container_needs_a_name_that_docker_takes(tmp_path: Path) -> None:
+    def found(folder: str, binding: Any = None, **fields: Any) -> list[str]:
+        files = {"services/x.json": {"Name": "x", "Checks": CHECKS, **fields}}
+        return findings(sound_tree(tmp_path / folder, **files, **{f"{TAGS}/app/services/x.json": binding}))
+
+    [message] = found("1", Container=CONTAINER)
+    assert message.startswith("services/x.json: Name: Docker refuses containers whose name is a single")
+    [message] = found("2", {"Container": CONTAINER})
+    assert message.startswith(f"{TAGS}/app/services/x.json: Name: ")
+    assert found("3", Container=CONTAINER, Instances=2) == []
+    assert found("4") == []
 
 
 def test_a_zone_needs_networks(tmp_path: Path) -> None:
