@@ -20,9 +20,11 @@ COMMAND_DEADLINE = 30.0
 
 
 class ExternalProcess:
-    """A running HAProxy that is not ours to start or stop. ``socket`` is its runtime socket's path."""
+    """A running HAProxy that is not ours to start or stop. ``socket`` says where its runtime socket is."""
 
-    def __init__(self, *, reload_command: str | None, master_socket: Path | None, socket: str) -> None:
+    def __init__(
+        self, *, reload_command: str | None, master_socket: Path | None, socket: Callable[[], str]
+    ) -> None:
         self._command = reload_command
         self._master = MasterSocket(master_socket) if master_socket else None
         self._processes = LeavingProcesses(socket)

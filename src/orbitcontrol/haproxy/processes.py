@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -44,14 +44,18 @@ class _Process(Struct, frozen=True):
 
 
 class LeavingProcesses:
-    """See ``ports.ProxyProcesses``. ``socket`` is the runtime socket's path."""
+    """See ``ports.ProxyProcesses``. ``socket`` says where the runtime socket is now."""
 
-    def __init__(self, socket: str) -> None:
-        # the runtime socket takes a line and answers it, as the master's does
-        self._socket = MasterSocket(Path(socket))
+    def __init__(self, socket: Callable[[], str]) -> None:
+        self._path = socket
         self._served: set[_Life] = set()
         self._reloaded: _Life | None = None
         self._since: dict[_Life, float] = {}
+
+    @property
+    def _socket(self) -> MasterSocket:
+        """The runtime socket: it takes a line and answers it, as the master's does."""
+        return MasterSocket(Path(self._path()))
 
     async def note(self, text: str | None) -> None:  # noqa: ARG002 -- what it was loaded with decides nothing
         """Remembers who serves now; called before each reload."""

@@ -59,21 +59,33 @@ class HAProxy:
         self._certs = directory / "certs"
         self._files = directory / "haproxy_files"
         self._binary = settings.binary
-        self._socket = _first_match(settings.socket) or str(directory / "haproxy.sock")
-        self._runtime = RuntimeSocket(self._socket)
+        self._pattern = settings.socket
         self._process: ManagedProcess | ExternalProcess = (
             ManagedProcess(self._config, binary=settings.binary)
             if settings.managed
             else ExternalProcess(
                 reload_command=settings.reload_command,
                 master_socket=settings.master_socket,
-                socket=self._socket,
+                socket=lambda: self.socket,
             )
         )
 
     @property
     def socket(self) -> str:
-        return self._socket
+        """A glob is looked at each time: it may match once HAProxy runs. HAProxyError while it does not."""
+        if not glob.has_magic(self._pattern):
+            return self._pattern or str(self._config.with_name("haproxy.sock"))
+        found = glob.glob(self._pattern)  # noqa: PTH207 -- Path.glob takes no absolute pattern
+        if not found:
+            raise HAProxyError(
+                f"--haproxy-socket: nothing matches {self._pattern!r}; start HAProxy, or name the path of "
+                "its runtime socket"
+            )
+        return min(found)
+
+    @property
+    def _runtime(self) -> RuntimeSocket:
+        return RuntimeSocket(self.socket)
 
     @property
     def workers(self) -> LeavingWorkers | LeavingProcesses:
@@ -94,7 +106,7 @@ class HAProxy:
         changed = await _off_loop(files.differing, directory, configuration.certs)
         if not changed:
             return None
-        refused = await exchange(self._socket, {directory / name: pem for name, pem in changed.items()})
+        refused = await exchange(self.socket, {directory / name: pem for name, pem in changed.items()})
         if refused is None:
             await _off_loop(files.write_files, directory, changed)
         return refused
@@ -163,11 +175,6 @@ class HAProxy:
     def _prune(self) -> None:
         for parent in (self._certs, self._files):
             files.prune(parent, self._config)
-
-
-def _first_match(pattern: str) -> str:
-    """The first path that the glob matches; the pattern itself when there is none yet."""
-    return min(glob.glob(pattern), default=pattern)  # noqa: PTH207 -- Path.glob takes no absolute pattern
 
 
 async def _off_loop(call: Callable[..., _T], *arguments: object) -> _T:

@@ -23,8 +23,9 @@ from orbitcontrol.errors import TemplateError
 from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
 from orbitcontrol.model.configuration import Configuration, MachineIdentity, ProxyConfiguration, Tag
 from orbitcontrol.model.findings import Finding
-from orbitcontrol.model.service import Service
+from orbitcontrol.model.service import Binding, Service
 from orbitcontrol.model.state import Endpoint
+from orbitcontrol.planning.overrides import overridden
 from orbitcontrol.planning.proxy import Directories, advice, explain, in_tree, template_path
 from orbitcontrol.planning.render import RenderContext, Rendered, render
 
@@ -88,6 +89,11 @@ class _Trial:
 
     def __init__(self, configuration: Configuration, candidate: ProxyConfiguration, proxy: HAProxy) -> None:
         self._services = configuration.services
+        self._published = {
+            name: overridden(service, _bindings(configuration, name))
+            for name, service in configuration.services.items()
+        }
+        """The services as machines publish them: with what tags add."""
         self._candidate = candidate
         self._proxy = proxy
         self._directories: Directories = proxy.directories(candidate)
@@ -97,7 +103,7 @@ class _Trial:
         context = RenderContext(
             machine=MachineIdentity(address=_MACHINE, tags=(self._candidate.tag,)),
             services=self._services,
-            endpoints={name: _endpoints(service, count) for name, service in self._services.items()},
+            endpoints={name: _endpoints(service, count) for name, service in self._published.items()},
             certs_dir=self._directories.certs,
             files_dir=self._directories.files,
             socket=self._proxy.socket,
@@ -186,6 +192,12 @@ class _Trial:
                     message="no line of the template uses it; name it with {{ certs_dir }}, or remove it",
                     severity="warning",
                 )
+
+
+def _bindings(configuration: Configuration, service: str) -> Iterator[Binding]:
+    for tag in configuration.tags.values():
+        if service in tag.services:
+            yield tag.services[service]
 
 
 def _endpoints(service: Service, count: int) -> dict[str, Endpoint]:

@@ -106,8 +106,11 @@ async def test_what_the_file_system_refuses_names_the_file(haproxy_home: HAProxy
 
 
 def test_the_first_runtime_socket_that_matches_is_told_to_templates(tmp_path: Path) -> None:
-    pattern = str(tmp_path / "*.sock")
-    assert HAProxy(HAProxySettings(config_dir=tmp_path, socket=pattern)).socket == pattern
+    proxy = HAProxy(HAProxySettings(config_dir=tmp_path, socket=str(tmp_path / "*.sock")))
+    with pytest.raises(HAProxyError, match=r"--haproxy-socket: nothing matches .*\*\.sock"):
+        _ = proxy.socket
     for name in ("b.sock", "a.sock"):
         (tmp_path / name).touch()
-    assert HAProxy(HAProxySettings(config_dir=tmp_path, socket=pattern)).socket == str(tmp_path / "a.sock")
+    assert proxy.socket == str(tmp_path / "a.sock")
+    assert HAProxy(HAProxySettings(config_dir=tmp_path, socket="/run/x.sock")).socket == "/run/x.sock"
+    assert HAProxy(HAProxySettings(config_dir=tmp_path / "[a]")).socket == str(tmp_path / "[a]/haproxy.sock")

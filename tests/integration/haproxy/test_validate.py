@@ -7,11 +7,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from orbitcontrol.haproxy.validate import check_template
 from orbitcontrol.model.configuration import Configuration, Tag
 from orbitcontrol.model.findings import Finding, problems_of, warnings_of
-from orbitcontrol.model.service import Service
+from orbitcontrol.model.service import Binding, Service
 from support.haproxy_homes import TEMPLATE
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("haproxy_binary")]
@@ -144,3 +145,13 @@ async def test_without_haproxy_a_template_is_rendered_and_that_is_said() -> None
     broken = Tag(name="lb", template="{{ nope }}")
     [found] = await check_template(configuration, broken, binary="no-such-haproxy")
     assert found.is_problem
+
+
+async def test_made_up_endpoints_have_the_attributes_that_tags_add() -> None:
+    template = GOOD.replace("{{ e.address }}", "{{ e.address }} weight {{ e.attributes.weight }}")
+    lb, app = Tag(name="lb", template=template), Tag(name="app")
+    heavy = structs.replace(app, services={"web": Binding(attributes={"weight": "5"})})
+    for tag, accepted in ((heavy, True), (app, False)):
+        configuration = Configuration(services={"web": Service(name="web")}, tags={"lb": lb, "app": tag})
+        found = [each for each in await check_template(configuration, lb) if each.is_problem]
+        assert (found == []) is accepted, found
