@@ -5,13 +5,13 @@ from typing import cast
 import pytest
 
 from orbitcontrol.agent.board import Board
-from orbitcontrol.agent.configuration import APPLYING, ConfigurationLoop
+from orbitcontrol.agent.configuration import APPLYING, NO_CONFIGURATION, ConfigurationLoop
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import encode
 from orbitcontrol.errors import OrbitError, StoreUnreachable
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.state import ConfigMeta, Deployment
-from orbitcontrol.model.stored import Put, Range, Reading
+from orbitcontrol.model.stored import Delete, Put, Range, Reading
 from orbitcontrol.ports import Store
 from orbitcontrol.statedir import StateDirectory
 from orbitcontrol.store.sqlite import SqliteStore
@@ -124,3 +124,25 @@ async def test_a_new_stores_revisions_are_not_laid_over_the_old_ones_configurati
         desired = board.desired.value
         assert desired is not None
         assert desired.services["web"].revision == "R1"
+
+
+@pytest.mark.parametrize(
+    ("case", "stored", "words"),
+    [
+        ("empty", None, NO_CONFIGURATION),
+        ("undecodable", b"{rubbish", "config/meta"),
+        ("of another shape", b'{"Epoch": 7}', "config/meta"),
+    ],
+)
+async def test_a_store_that_says_less_than_was_known_leaves_the_configuration_in_force(
+    store: SqliteStore, tmp_path: Path, case: str, stored: bytes | None, words: str
+) -> None:
+    await imported(store, 7)
+    board = Board()
+    async with running(loop_on(board, store, StateDirectory(tmp_path / "state"))):
+        before = await until(board.desired, lambda desired: desired is not None)
+        key = Range.single(KEYS.meta)
+        await store.commit([], [Delete(key) if stored is None else Put(KEYS.meta, stored)])
+        told = await until(board.problems.cell, bool)
+        assert words in told[0].reason, case
+        assert board.desired.value is before
