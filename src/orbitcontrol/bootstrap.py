@@ -47,7 +47,7 @@ from orbitcontrol.probes.grpc import GrpcProber
 from orbitcontrol.probes.http import HttpProber
 from orbitcontrol.probes.names import Names
 from orbitcontrol.probes.tcp import TcpProber
-from orbitcontrol.statedir import StateDirectory
+from orbitcontrol.statedir import StateDirectory, machine_id
 from orbitcontrol.web.daemon import serve
 
 _log = Log(__name__)
@@ -127,6 +127,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
             store=store,
             keys=keys,
             address=machine.address,
+            machine_id=machine_id(),
             ttl=settings.lease_ttl,
             files=state,
             new_id=_new_id,

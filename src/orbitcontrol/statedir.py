@@ -11,6 +11,16 @@ from pathlib import Path
 from orbitcontrol.atomicfile import replace_file
 from orbitcontrol.errors import OrbitError, UsageError
 
+_MACHINE_ID = Path("/etc/machine-id")
+
+
+def machine_id() -> str:
+    """What machine-id(5) says this machine is; "" where it says nothing."""
+    try:
+        return _MACHINE_ID.read_text().strip()
+    except OSError:
+        return ""
+
 
 class StateDirectory:
     """A directory of mode 0700, made when it is missing. Raises ``UsageError`` when it cannot be."""

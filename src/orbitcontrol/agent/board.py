@@ -197,6 +197,9 @@ class Board:
         self.proven: Cell[frozenset[RunId] | None] = Cell("proven", None)
         """The runs that this daemon's resumed session had published when it started, which need no
         new proof; None until that is known."""
+        self.presumed: Cell[frozenset[RunId]] = Cell("presumed", frozenset())
+        """The runs that are taken for up because they were published in the daemon's last life, while the
+        store cannot say whether that session goes on. They are not published anew on that alone."""
         self.instances: Cell[tuple[InstanceReport, ...]] = Cell("instances", ())
         self.proxy_verdict: Cell[ProxyVerdict | None] = Cell("proxy_verdict", None)
         self.reloads: Cell[tuple[Reload, ...]] = Cell("reloads", ())

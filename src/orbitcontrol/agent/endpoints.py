@@ -90,6 +90,7 @@ class EndpointsLoop:
         board = self._board
         for cell in (board.session, board.verdicts, board.retiring, board.runs, board.unseen, board.desired):
             cell.subscribe(self._wake)
+        board.presumed.subscribe(self._wake)
         board.relisted.subscribe(self._wake)
         await forever("endpoints", self._step, wake=self._wake, problems=board.problems)
 
@@ -103,7 +104,7 @@ class EndpointsLoop:
         if runs is None or desired is None:
             return
         self._seen |= {run.id for run in runs}
-        delayed = self._delayed()
+        presumed = {(run.service, run.instance) for run in self._board.presumed.value}
         actions = plan_endpoints(
             publisher=Publisher(self._machine.address, session.id, desired.machine.zone),
             sight=Sight(
@@ -112,7 +113,7 @@ class EndpointsLoop:
                 retiring=self._board.retiring.value,
                 unseen=self._board.unseen.value,
                 seen=self._seen,
-                delayed=delayed,
+                delayed=self._delayed() | presumed,
             ),
             published=self._published,
             new_id=self._new_id,

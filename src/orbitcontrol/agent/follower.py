@@ -1,8 +1,9 @@
 """The endpoints of the services that a load balancer's template names, as live values.
 
 One narrow watch for each service and one for ``alive/``: a machine that balances two services of a
-hundred hears of those two alone. What decides that an endpoint was withdrawn is never the watches,
-which have no common order, but ``read``: endpoints and ``alive`` together at one revision.
+hundred hears of those two alone, and one that balances none of nothing. What decides that an endpoint
+was withdrawn is never the watches, which have no common order, but ``read``: endpoints and ``alive``
+together at one revision.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ T = TypeVar("T")
 _TOGETHER = 0.005
 """Seconds after a change in which more of them are taken together."""
 
+_ALIVE = None
+"""Stands among the names of followed services for the ``alive`` records."""
+
 
 class EndpointFollower:
     """Mirrors the followed services.
@@ -44,8 +48,8 @@ class EndpointFollower:
         self._history = history
         self._wake = Wake()
         self._wanted: frozenset[str] = frozenset()
-        self._mirrors: dict[str, Mirror] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._mirrors: dict[str | None, Mirror] = {}
+        self._tasks: dict[str | None, asyncio.Task[None]] = {}
 
     def follow(self, services: frozenset[str]) -> None:
         """Replaces the set of services that are followed."""
@@ -76,46 +80,41 @@ class EndpointFollower:
 
     async def run(self) -> None:
         """Never returns."""
-        machines = Mirror(
-            "alive",
-            store=self._store,
-            range=self._keys.all_alive,
-            problems=self._problems,
-            history=self._history,
-        )
-        machines.cell.subscribe(self._wake)
         async with asyncio.TaskGroup() as group:
-            group.create_task(machines.run(), name="mirror alive")
             while True:
                 self._start_and_stop(group)
-                if machines.cell.value is not None:
-                    self.alive.set(_alive_of(machines.cell.value.entries.values()))
-                self.endpoints.set(
-                    {
-                        service: _endpoints_of(mirror.cell.value.entries.values())
-                        for service, mirror in self._mirrors.items()
-                        if mirror.cell.value is not None
-                    }
-                )
+                self._show()
                 await asyncio.sleep(_TOGETHER)
                 await self._wake.wait()
 
+    def _show(self) -> None:
+        listed = {
+            name: mirror.cell.value.entries.values()
+            for name, mirror in self._mirrors.items()
+            if mirror.cell.value is not None
+        }
+        self.alive.set(_alive_of(listed[_ALIVE]) if _ALIVE in listed else None)
+        self.endpoints.set(
+            {service: _endpoints_of(entries) for service, entries in listed.items() if service is not _ALIVE}
+        )
+
     def _start_and_stop(self, group: asyncio.TaskGroup) -> None:
-        for service in self._mirrors.keys() - self._wanted:
-            self._tasks.pop(service).cancel()
-            del self._mirrors[service]
-            self._problems.report(f"mirror {_name(service)}", {})
-        for service in sorted(self._wanted - self._mirrors.keys()):
+        wanted: frozenset[str | None] = self._wanted | {_ALIVE} if self._wanted else self._wanted
+        for name in self._mirrors.keys() - wanted:
+            self._tasks.pop(name).cancel()
+            del self._mirrors[name]
+            self._problems.report(f"mirror {_watch(name)}", {})
+        for name in wanted - self._mirrors.keys():
             mirror = Mirror(
-                _name(service),
+                _watch(name),
                 store=self._store,
-                range=self._keys.endpoints(service),
+                range=self._keys.all_alive if name is _ALIVE else self._keys.endpoints(name),
                 problems=self._problems,
                 history=self._history,
             )
             mirror.cell.subscribe(self._wake)
-            self._mirrors[service] = mirror
-            self._tasks[service] = group.create_task(mirror.run(), name=f"mirror {_name(service)}")
+            self._mirrors[name] = mirror
+            self._tasks[name] = group.create_task(mirror.run(), name=f"mirror {_watch(name)}")
 
 
 def _endpoints_of(entries: Iterable[KeyValue]) -> dict[str, Endpoint | None]:
@@ -142,5 +141,5 @@ def _decoded(value: bytes, expected: type[T], key: str) -> T | None:
         return None
 
 
-def _name(service: str) -> str:
-    return f"endpoints {service}"
+def _watch(name: str | None) -> str:
+    return "alive" if name is _ALIVE else f"endpoints {name}"

@@ -6,6 +6,11 @@ at its interval, beginning at a random moment, so that what started together is 
 run that a resumed session had published starts as up: it was proven before, and its proof is still
 in force.
 
+A daemon that starts while its store is away cannot know whether its session goes on. After a moment it
+begins with what it remembers, and *presumes* that it does: what was published then starts as up. When
+the store says that the lease was lost, a presumed run that has not passed ``Rise`` times since is
+asked from the beginning: it needs proof again.
+
 With a thousand checks nearly every answer changes nothing. So an answer costs what it changes: only
 a new verdict of its run is told, and what turns in quick succession is told together. And checks are
 asked in small groups, at common moments of their interval: waking up for each costs more than asking.
@@ -16,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 
@@ -30,6 +35,7 @@ from orbitcontrol.planning.health import (
     CheckState,
     addressed,
     after_result,
+    is_proven,
     pause_after,
     trouble_of,
     until_slot,
@@ -38,6 +44,9 @@ from orbitcontrol.planning.health import (
 from orbitcontrol.ports import Prober
 
 _log = Log(__name__)
+
+_PATIENCE = 2.0
+"""Seconds after its start for which a daemon without its store waits for it."""
 
 _GRACE = 1.0
 """Seconds beyond a check's own time-outs after which its prober is given up."""
@@ -71,9 +80,12 @@ class _Watched(Struct):
 
 
 class HealthLoop:
-    """Checks what is in ``board.runs``. ``probers`` maps a kind of check to who carries it out."""
+    """Checks what is in ``board.runs``. ``probers`` maps a kind of check to who carries it out.
 
-    def __init__(self, *, board: Board, probers: Mapping[type, Prober]) -> None:
+    ``patience`` is how long it waits for the store at first, in seconds.
+    """
+
+    def __init__(self, *, board: Board, probers: Mapping[type, Prober], patience: float = _PATIENCE) -> None:
         self._board = board
         self._probers = probers
         self._wake = Wake()
@@ -81,6 +93,8 @@ class HealthLoop:
         self._verdicts: dict[RunId, Verdict] = {}
         self._troubles: dict[RunId, str] = {}
         self._turned = asyncio.Event()
+        self._patience = patience
+        self._presumes = False
 
     async def run(self) -> None:
         """Never returns."""
@@ -89,11 +103,19 @@ class HealthLoop:
         async with asyncio.TaskGroup() as group:
             self._group = group
             group.create_task(self._tell(), name="health verdicts")
+            group.create_task(self._without_store(), name="health without the store")
             await forever("health", self._step, wake=self._wake, problems=self._board.problems)
+
+    async def _without_store(self) -> None:
+        """Begins with what is remembered when the store has not answered for a while after the start."""
+        await asyncio.sleep(self._patience)
+        if self._board.proven.value is None:
+            self._presumes = True
+            self._wake.ring("the store does not answer")
 
     async def _step(self, _: frozenset[str]) -> None:
         runs, proven = self._board.runs.value, self._board.proven.value
-        if runs is None or proven is None:
+        if runs is None or (proven is None and not self._presumes):
             return
         current = {run.id: run for run in runs}
         for run_id in self._watched.keys() - current.keys():
@@ -102,28 +124,58 @@ class HealthLoop:
             self._trace_end(ended.run)
             self._verdicts.pop(run_id, None)
             self._troubles.pop(run_id, None)
+        if proven is not None:
+            self._settle_presumptions(proven)
         delay = 0.0
-        for run_id, run in current.items():
-            before = self._watched.get(run_id)
-            if before is not None and before.run == run:
-                continue
-            checks = tuple(
-                addressed(check, host=run.host, port=run.port) for check in run.effective.service.checks
-            )
-            if before is not None and before.checks == checks:
-                before.run = run
-                continue
-            if before is None:  # the proof ends with the endpoint: a run that comes back needs another
-                was_up = run_id in proven and run_id in self._board.published.value
-            else:
-                was_up = before.verdict.up
-            watched = self._begin(run, checks, was_up=was_up, delay=delay)
-            if before is not None:
-                self._end(before)
-                watched.verdict, watched.trouble = before.verdict, before.trouble
-            self._judge(watched)
-            delay += _BETWEEN_STARTS
+        for run in current.values():
+            if self._take(run, delay):
+                delay += _BETWEEN_STARTS
         self._publish()
+
+    def _take(self, run: Run, delay: float) -> bool:
+        """Begins checking a run that is new, or whose checks are; False when there is nothing to begin."""
+        before = self._watched.get(run.id)
+        if before is not None and before.run == run:
+            return False
+        checks = tuple(
+            addressed(check, host=run.host, port=run.port) for check in run.effective.service.checks
+        )
+        if before is not None and before.checks == checks:
+            before.run = run
+            return False
+        was_up = self._was_published(run.id) if before is None else before.verdict.up
+        watched = self._begin(run, checks, was_up=was_up, delay=delay)
+        if before is not None:
+            self._end(before)
+            watched.verdict, watched.trouble = before.verdict, before.trouble
+        self._judge(watched)
+        return True
+
+    def _was_published(self, run_id: RunId) -> bool:
+        """True for a run whose proof is still in force, or presumed to be.
+
+        The proof ends with the endpoint: a run that comes back needs another.
+        """
+        proven = self._board.proven.value
+        if proven is not None:
+            return run_id in proven and run_id in self._board.published.value
+        presumed = run_id in self._board.stands_for.value.values()
+        if presumed:
+            self._board.presumed.set(self._board.presumed.value | {run_id})
+        return presumed
+
+    def _settle_presumptions(self, proven: Collection[RunId]) -> None:
+        """The store has said which runs are proven; the other presumed ones must be by themselves."""
+        for run_id in self._board.presumed.value - frozenset(proven):
+            before = self._watched.get(run_id)
+            if before is None or not before.verdict.up or is_proven(before.states, before.checks):
+                continue
+            _log.info("lease lost, proof needed again", service=run_id.service, instance=run_id.instance)
+            self._end(before)
+            watched = self._begin(before.run, before.checks, was_up=False, delay=0)
+            watched.verdict, watched.trouble = before.verdict, before.trouble
+            self._judge(watched)
+        self._board.presumed.set(frozenset())
 
     def _begin(self, run: Run, checks: tuple[Check, ...], *, was_up: bool, delay: float) -> _Watched:
         """Starts asking. With ``was_up`` the run counts as up until checks have failed."""

@@ -5,9 +5,10 @@ the lease, and so does every endpoint; when the lease ends they all end in one r
 
 Starting, in this order:
 
-1. The identity in the state directory names address, lease and session of the last life. If the
-   lease can be renewed and ``alive/<address>`` carries that very session, it is *resumed*: no key
-   changes, no endpoint moves.
+1. The identity in the state directory names address, machine, lease and session of the last life, and
+   the epoch of the store that it had. If all of them are still the same, the lease can be renewed and
+   ``alive/<address>`` carries that very session, it is *resumed*: no key changes, no endpoint moves. (A
+   copied disk is another machine; a store filled anew is another store, whatever its keys say.)
 2. Otherwise somebody else's record may be there: a daemon that runs twice, or our own old lease
    that has not run out. It is given one TTL to end. If it does not, this daemon refuses, naming the
    holder: two daemons on one address would take each other's endpoints away.
@@ -34,7 +35,7 @@ from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode, encode
 from orbitcontrol.errors import LeaseLost, OrbitError, StoreError, UndecodableValue
 from orbitcontrol.log import Log
-from orbitcontrol.model.state import Alive
+from orbitcontrol.model.state import Alive, ConfigMeta
 from orbitcontrol.model.stored import Absent, Compare, KeyValue, Put, Range, Unchanged
 from orbitcontrol.planning.endpoints import all_judged
 from orbitcontrol.ports import StateFiles, Store
@@ -51,13 +52,20 @@ class AddressTaken(OrbitError):
 
 
 class _Identity(Struct, frozen=True, kw_only=True, rename="pascal"):
+    """``epoch`` is "" when the store had no configuration yet."""
+
     address: str = ""
+    machine_id: str = ""
+    epoch: str = ""
     lease: int = 0
     session: str = ""
 
 
 class Membership:
-    """Keeps ``board.session`` and ``alive/<address>`` for one machine. ``ttl`` is in seconds."""
+    """Keeps ``board.session`` and ``alive/<address>`` for one machine. ``ttl`` is in seconds.
+
+    ``machine_id`` tells the machine from another one that has got its state directory.
+    """
 
     def __init__(
         self,
@@ -66,6 +74,7 @@ class Membership:
         store: Store,
         keys: Keys,
         address: str,
+        machine_id: str,
         ttl: float,
         files: StateFiles,
         new_id: Callable[[], str],
@@ -73,7 +82,9 @@ class Membership:
         self._board = board
         self._store = store
         self._key = keys.alive(address)
+        self._meta = keys.meta
         self._address = address
+        self._machine_id = machine_id
         self._ttl = ttl
         self._identity = Remembered(files, _IDENTITY, _Identity, _Identity())
         self._new_id = new_id
@@ -147,8 +158,11 @@ class Membership:
     async def _resumed(self) -> Session | None:
         """The session of the last life, if its lease and its record are still there."""
         identity = self._identity.load()
-        if identity.address != self._address:
+        if (identity.address, identity.machine_id) != (self._address, self._machine_id):
             return None
+        epoch = await self._epoch()
+        if epoch and identity.epoch and epoch != identity.epoch:
+            return None  # before the lease is renewed: its record must be able to end
         try:
             await self._store.keep_alive(identity.lease)
         except LeaseLost:
@@ -157,6 +171,14 @@ class Membership:
             return None
         _log.info("session resumed", session=identity.session)
         return Session(id=identity.session, lease=identity.lease, resumed=True)
+
+    async def _epoch(self) -> str:
+        """The epoch of the store; "" while it has no configuration that can be read."""
+        meta = await self._store.get(self._meta)
+        try:
+            return "" if meta is None else decode(meta.value, ConfigMeta, key=meta.key).epoch
+        except UndecodableValue:
+            return ""
 
     async def _is_recorded(self, session: str) -> bool:
         record = await self._store.get(self._key)
@@ -171,7 +193,15 @@ class Membership:
         self._foreign = None
         lease = await self._store.grant(self._ttl)
         session = Session(id=self._new_id(), lease=lease, resumed=False)
-        self._identity.save(_Identity(address=self._address, lease=lease, session=session.id))
+        self._identity.save(
+            _Identity(
+                address=self._address,
+                machine_id=self._machine_id,
+                epoch=await self._epoch(),
+                lease=lease,
+                session=session.id,
+            )
+        )
         before: Compare = Absent(Range.single(self._key))
         if record is not None:  # written by hand: without a lease it is no daemon's, and never ends
             before = Unchanged(self._key, record.mod_revision)

@@ -3,6 +3,9 @@
 What is absent from the watches is looked up in one reading of the store before it is acted upon,
 be it a withdrawal or the end of an orphan's time: watches have no common order, and may lag. While a
 store that went back is not believed (``agent.proxy_caution``) each look is one reading of everything.
+
+A daemon that starts while its store is away has nothing listed. After a moment it goes on with what it
+remembers, so that what its own machine, and its connects to orphans, say can be acted upon.
 """
 
 from __future__ import annotations
@@ -24,11 +27,13 @@ from orbitcontrol.model.state import Alive
 from orbitcontrol.planning.fitness import Local, unfit
 from orbitcontrol.planning.orphans import Orphan, aged, followed, overdue, serving, standstill, told
 from orbitcontrol.planning.restored import everything
-from orbitcontrol.planning.rotation import Place, Published, Rotation, Sight, rotate, without
+from orbitcontrol.planning.rotation import Place, Published, Rotation, Sight, rotate, with_unlisted, without
 
 _log = Log(__name__)
 
 _RETRY = 5.0
+_PATIENCE = 2.0
+"""Seconds after the start for which services are waited for that the store has not listed yet."""
 _OLDER = "the store went back: what it says of this endpoint counts when its machine says so, too"
 
 
@@ -93,6 +98,7 @@ class Rotator:
         self._alarm = alarm
         self._marks: dict[Place, float] = {}
         self._unfit: dict[Place, str] = {}
+        self._begun = time.monotonic()
 
     async def rotate(self, trouble: dict[str, str]) -> Known:
         """The rotation of now, with every end of an endpoint confirmed; clocks go on by what is proven."""
@@ -104,12 +110,24 @@ class Rotator:
         else:
             rotation = rotate(known=known, published=seen.endpoints, alive=seen.alive, confirmed=())
             now = await self._ended(seen, self._orphans_of(rotation, before, age=True))
-        now = self._without_unfit(now)
+        now = self._without_unfit(self._with_unlisted(now))
         self._log_changes({orphan.place for orphan in before}, now)
         if failure := await self._memory.note_orphans(now.orphans):
             trouble["state directory"] = failure
         self._board.orphaned.set(bool(now.rotation.orphans))
         return now
+
+    def _with_unlisted(self, now: Known) -> Known:
+        """With what is remembered of services that the store has not told of since the start."""
+        known = self._memory.state.endpoints
+        if not known.keys() - now.rotation.routes.keys():
+            return now
+        if (left := self._begun + _PATIENCE - time.monotonic()) > 0:
+            self._alarm.within(left)
+            return now
+        rotation = with_unlisted(now.rotation, known=known, orphans={one.place for one in now.orphans})
+        reasons = dict.fromkeys(rotation.orphans - now.rotation.orphans, "the store does not answer")
+        return structs.replace(now, rotation=rotation, standstill={**now.standstill, **reasons})
 
     def _without_unfit(self, now: Known) -> Known:
         """With what this machine knows of its own services, which needs no store."""

@@ -89,6 +89,14 @@ def until_slot(check: Check, *, pause: float, now: float) -> float:
     return math.ceil((now + pause) / slot) * slot - now
 
 
+def is_proven(states: Sequence[CheckState], checks: Sequence[Check]) -> bool:
+    """True when the run has passed all of its checks by itself, whatever it was taken for at first."""
+    return all(
+        state.decided == "up" and state.streak >= check.rise
+        for state, check in zip(states, checks, strict=True)
+    )
+
+
 def verdict_of(states: Sequence[CheckState]) -> Verdict:
     """What all checks of a run say together; a run without checks is up."""
     down = [state for state in states if state.decided == "down"]

@@ -59,7 +59,8 @@ class Rotation(Struct, frozen=True, kw_only=True):
     ``routes`` holds draining and unreachable endpoints too: they are known, but not every template
     sees them (``planning.orphans.serving``). ``suspected`` ones are among the ``orphans``. ``unproven``
     ones are in a store that went back, which is not believed about them. ``unfit`` ones are endpoints of
-    this very machine that get nothing although nobody withdrew them (``planning.fitness``).
+    this very machine that get nothing although nobody withdrew them (``planning.fitness``). Of ``unlisted``
+    services the store has said nothing yet.
     """
 
     routes: dict[str, dict[str, Endpoint]]
@@ -71,6 +72,7 @@ class Rotation(Struct, frozen=True, kw_only=True):
     unproven: frozenset[Place] = frozenset()
     timed_out: frozenset[Place] = frozenset()
     unfit: frozenset[Place] = frozenset()
+    unlisted: frozenset[str] = frozenset()
 
     def is_published(self, place: Place) -> bool:
         """True when the store has the endpoint, with a value that can be read and is believed."""
@@ -79,6 +81,7 @@ class Rotation(Struct, frozen=True, kw_only=True):
             and place not in self.orphans
             and place not in self.unreadable
             and place not in self.unproven
+            and place.service not in self.unlisted
         )
 
 
@@ -137,6 +140,21 @@ def rotate(
         suspected=frozenset(absent["suspected"]),
         withdrawn=frozenset(absent["withdrawn"]),
         replaced=frozenset(absent["replaced"]),
+    )
+
+
+def with_unlisted(rotation: Rotation, *, known: Routes, orphans: Collection[Place]) -> Rotation:
+    """The rotation with all that was known of services that it has nothing of, because nobody could ask.
+
+    What was an orphan among it, still is one.
+    """
+    unlisted = known.keys() - rotation.routes.keys()
+    return structs.replace(
+        rotation,
+        routes={**rotation.routes, **{service: dict(known[service]) for service in unlisted}},
+        orphans=rotation.orphans
+        | {place for place in orphans if place.service in unlisted and place.address in known[place.service]},
+        unlisted=frozenset(unlisted),
     )
 
 

@@ -1,5 +1,7 @@
 """The store is lost, restored from an older backup, or away: nothing that runs is touched for it."""
 
+import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +139,32 @@ def test_a_daemon_that_starts_without_its_store_works_from_what_it_knew(
         eventually(lambda: "working from the last known" in site.machine.text(), what="the snapshot used")
         assert site.started_at()["web"] == before
         assert site.get() == "this is R2"
+        eventually(lambda: state_of(site, "web") == "running", what="its state told without the store")
+        site.engine.docker("exec", "web", "busybox", "mv", "/www/index.html", "/away")
+        eventually(lambda: state_of(site, "web") == "unhealthy", what="the failing check seen")
+        eventually(lambda: not routed(site), what="out of the HAProxy here, as the last one too")
+        site.engine.docker("exec", "web", "busybox", "mv", "/away", "/www/index.html")
+        eventually(lambda: site.get() == "this is R2", what="back when its check passes")
         site.engine.docker("kill", "web")
+        eventually(lambda: not routed(site), what="out with its container")
         eventually(lambda: site.started_at().get("web", before) != before, what="the container replaced")
         own_etcd.start()
         eventually(lambda: site.get() == "this is R2", what="the new container published and served")
     finally:
         site.machine.close()
         site.stop_haproxy()
+
+
+def state_of(site: Site, service: str) -> str:
+    """What the daemon itself says of the service's one instance; "" before it knows of any."""
+    with urllib.request.urlopen(f"http://{site.machine.listen}/status", timeout=5) as answer:
+        instances = json.load(answer)["Instances"]
+    return str(instances[0]["State"]) if instances else ""
+
+
+def routed(site: Site) -> bool:
+    """True while HAProxy's configuration has a server of the service."""
+    return "server web-" in (site.haproxy / "haproxy.cfg").read_text()
 
 
 def put_back(cluster: Cluster, items: list[KeyValue]) -> None:

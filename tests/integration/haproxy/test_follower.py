@@ -72,8 +72,10 @@ async def test_a_service_appears_once_it_is_followed_and_listed(view: View) -> N
     await view.sees(A)
     await view.publish(B)
     await view.sees(A, B)
+    assert view.follower.alive.value == {}
     view.follower.follow(frozenset())
     assert await view.follower.endpoints.wait_for(lambda seen: seen == {}, timeout=10)
+    assert view.follower.alive.value is None, "who balances nothing need not know who is alive"
 
 
 async def test_a_service_without_endpoints_is_listed_as_empty(view: View) -> None:

@@ -94,6 +94,31 @@ async def test_an_endpoint_that_a_restored_store_does_not_have_is_published_agai
         await eventually(lambda: store.get(KEY), what="the endpoint again")
 
 
+async def test_what_is_only_presumed_to_be_up_is_not_published_anew(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = await serving(store)
+    board.presumed.set(frozenset({RUN.id}))
+    async with running(endpoints(board, store, files)):
+        await until(board.publisher, bool)
+        board.verdicts.set({RUN.id: UP, RunId("other"): UP})
+        assert not await board.published.wait_for(bool, timeout=0.2)
+        board.presumed.set(frozenset())
+        await until(board.published, bool)
+
+
+async def test_which_run_each_endpoint_stands_for_is_known_without_the_store(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = await serving(store)
+    async with running(endpoints(board, store, files)):
+        await until(board.published, bool)
+        assert board.stands_for.value == {"endpoint1": RUN.id}
+    after = Board()
+    endpoints(after, store, files)
+    assert after.stands_for.value == {"endpoint1": RUN.id}
+
+
 class FullDisk:
     """A state directory that takes nothing while it is full."""
 

@@ -16,6 +16,7 @@ from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.runs import ProbeResult, Run, RunId, Verdict
 from orbitcontrol.model.service import Check, DummyCheck, Service
 from support.containers import PATIENCE
+from support.loops import running
 
 PASS = ProbeResult(passed=True)
 FAIL = ProbeResult(passed=False, detail="refused")
@@ -56,12 +57,12 @@ class Oracle:
 class Health:
     """A health loop at work, and every value that its verdicts had."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, store: bool = True) -> None:
         self.board = Board()
-        self.board.proven.set(frozenset())
+        self.board.proven.set(frozenset() if store else None)
         self.oracle = Oracle()
         self.told: list[object] = []
-        self.loop = HealthLoop(board=self.board, probers={DummyCheck: self.oracle})
+        self.loop = HealthLoop(board=self.board, probers={DummyCheck: self.oracle}, patience=0)
         setter = self.board.verdicts.set
 
         def set_and_record(value: object) -> None:
@@ -96,11 +97,16 @@ class Health:
 @pytest_asyncio.fixture
 async def health() -> AsyncIterator[Health]:
     health = Health()
-    task = asyncio.create_task(health.loop.run())
-    yield health
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    async with running(health.loop):
+        yield health
+
+
+@pytest_asyncio.fixture
+async def alone() -> AsyncIterator[Health]:
+    """A health loop whose daemon started without its store."""
+    health = Health(store=False)
+    async with running(health.loop):
+        yield health
 
 
 def run_of(
@@ -341,3 +347,60 @@ def published_before(health: Health, run: Run) -> None:
     health.board.published.set(frozenset({run.id}))
     health.board.proven.set(frozenset({run.id}))
     health.runs(run)
+
+
+async def test_without_its_store_a_daemon_checks_what_it_finds_and_presumes_what_it_had_published(
+    alone: Health,
+) -> None:
+    web, api = run_of("web", fall=3), run_of("api", fall=3)
+    alone.board.stands_for.set({"endpoint": web.id})
+    alone.says(never)
+    alone.runs(web, api)
+    await alone.verdict(web, UP)
+    await alone.verdict(api, Verdict(up=False, judged=False))
+    assert alone.board.presumed.value == {web.id}
+    for service in ("web", "api"):
+        await alone.oracle.until(alone.oracle.asked, service, 1)
+
+
+async def test_what_was_presumed_stays_up_when_the_session_goes_on(alone: Health) -> None:
+    web = run_of("web")
+    await presumed(alone, web)
+    told = len(alone.told)
+    alone.board.published.set(frozenset({web.id}))
+    alone.board.proven.set(frozenset({web.id}))
+    assert await alone.board.presumed.wait_for(lambda runs: not runs, timeout=PATIENCE)
+    assert len(alone.told) == told
+
+
+async def test_what_was_presumed_needs_proof_when_the_lease_was_lost(alone: Health) -> None:
+    web = run_of("web", rise=2)
+    await presumed(alone, web)
+    alone.board.proven.set(frozenset())
+    await alone.verdict(web, Verdict(up=False, judged=False))
+    alone.says(passes)
+    await alone.oracle.until(alone.oracle.answered, "web", 2)
+    await alone.verdict(web, UP)
+
+
+async def test_what_was_presumed_and_has_passed_since_needs_no_other_proof(alone: Health) -> None:
+    web = run_of("web", rise=2)
+    alone.board.stands_for.set({"endpoint": web.id})
+    alone.runs(web)
+    await alone.oracle.until(alone.oracle.answered, "web", 3)
+    told = len(alone.told)
+    alone.board.proven.set(frozenset())
+    assert await alone.board.presumed.wait_for(lambda runs: not runs, timeout=PATIENCE)
+    assert len(alone.told) == told
+
+
+async def presumed(health: Health, run: Run) -> None:
+    """Up without having been asked."""
+    health.board.stands_for.set({"endpoint": run.id})
+    health.says(never)
+    health.runs(run)
+    await health.verdict(run, UP)
+
+
+async def passes(_: Run) -> ProbeResult:
+    return PASS

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orbitcontrol.agent.board import Board
+from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.endpoints import EndpointsLoop
 from orbitcontrol.agent.membership import Membership
 from orbitcontrol.codec.keys import Keys
@@ -12,7 +12,7 @@ from orbitcontrol.codec.values import decode, encode
 from orbitcontrol.errors import StoreUnreachable
 from orbitcontrol.model.configuration import MachineIdentity
 from orbitcontrol.model.runs import RunId
-from orbitcontrol.model.state import Alive
+from orbitcontrol.model.state import Alive, ConfigMeta
 from orbitcontrol.model.stored import Delete, Put, Range
 from orbitcontrol.ports import StateFiles, Store
 from orbitcontrol.statedir import StateDirectory
@@ -34,9 +34,18 @@ def files(tmp_path: Path) -> StateDirectory:
     return StateDirectory(tmp_path / "state")
 
 
-def membership(board: Board, store: Store, files: StateFiles, *, ttl: float = 60.0) -> Membership:
+def membership(
+    board: Board, store: Store, files: StateFiles, *, ttl: float = 60.0, machine_id: str = "this one"
+) -> Membership:
     return Membership(
-        board=board, store=store, keys=KEYS, address=ADDRESS, ttl=ttl, files=files, new_id=ids("session")
+        board=board,
+        store=store,
+        keys=KEYS,
+        address=ADDRESS,
+        machine_id=machine_id,
+        ttl=ttl,
+        files=files,
+        new_id=ids("session"),
     )
 
 
@@ -192,3 +201,79 @@ async def test_a_restored_store_without_the_record_begins_another_session(
         board.relisted.set(1)
         await until(board.session, lambda session: session is not None and session.id == "session2")
     assert (await alive(store)).session == "session2"
+
+
+async def import_into(store: Store, epoch: str) -> None:
+    meta = ConfigMeta(epoch=epoch, generation=1, imported_at="t", imported_by="u")
+    await store.commit([], [Put(KEYS.meta, encode(meta))])
+
+
+@pytest.mark.parametrize(
+    ("case", "first", "then", "machine_id", "resumed"),
+    [
+        ("everything is as it was", "e", "e", "this one", True),
+        ("the store had no configuration before", "", "e", "this one", True),
+        ("the store lost its configuration, which says nothing", "e", "", "this one", True),
+        ("the store was filled anew", "e", "another", "this one", False),
+        ("the disk was copied to another machine", "e", "e", "another", False),
+    ],
+)
+async def test_a_session_is_resumed_by_the_same_machine_on_the_same_store_alone(  # noqa: PLR0917 -- a table
+    store: SqliteStore,
+    files: StateDirectory,
+    case: str,
+    first: str,
+    then: str,
+    machine_id: str,
+    *,
+    resumed: bool,
+) -> None:
+    if first:
+        await import_into(store, first)
+    before, after = Board(), Board()
+    async with running(membership(before, store, files, ttl=2.0)):
+        await until(before.session, lambda session: session is not None)
+    await store.commit([], [Delete(Range.single(KEYS.meta))])
+    if then:
+        await import_into(store, then)
+    async with running(membership(after, store, files, ttl=2.0, machine_id=machine_id)):
+        session = await until(after.session, lambda session: session is not None)
+    assert session is not None
+    assert session.resumed is resumed, case
+
+
+async def test_of_two_daemons_that_find_an_address_free_one_gets_it(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    async def grant(ttl: float) -> int:
+        lease = await store.grant(ttl)
+        theirs = encode(Alive(session="theirs"))
+        if await store.get(KEYS.alive(ADDRESS)) is None:
+            await store.commit([], [Put(KEYS.alive(ADDRESS), theirs, await store.grant(60))])
+        return lease
+
+    board = Board()
+    async with running(membership(board, Meddled(store, grant=grant), files)):
+        await until(board.problems.cell, lambda told: any("theirs" in one.reason for one in told))
+        assert board.session.value is None
+    assert await alive(store) == Alive(session="theirs")
+
+
+async def test_a_lease_is_renewed_at_a_third_of_its_time(store: SqliteStore, files: StateDirectory) -> None:
+    pauses: list[float | None] = []
+
+    class Slow(Wake):
+        async def wait(self, timeout: float | None = None) -> frozenset[str]:
+            pauses.append(timeout)
+            return await super().wait(None)
+
+    board = Board()
+    board.lease_doubt = Slow()
+    async with running(membership(board, store, files, ttl=60.0)):
+        await until(board.session, lambda session: session is not None)
+
+        async def paused() -> bool:
+            return bool(pauses)
+
+        await eventually(paused, what="the first pause")
+    assert pauses == [pytest.approx(20, abs=1)]

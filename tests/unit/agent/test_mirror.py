@@ -1,3 +1,4 @@
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -125,4 +126,26 @@ async def test_settings_that_are_wrong_from_the_start_end_the_mirror(tmp_path: P
 
     with pytest.raises(UsageError, match=r"ca\.pem"):
         await mirror(Meddled(store, read=read), Cell("relisted", 0)).run()
+    await store.close()
+
+
+async def test_a_watch_that_is_silent_for_ever_is_made_up_for_by_the_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(str(tmp_path / "store.db"))
+
+    async def silent() -> AsyncIterator[Changes]:
+        await asyncio.Event().wait()
+        yield Changes(0, ())
+
+    @asynccontextmanager
+    async def watch(range: Range, *, after: int) -> AsyncIterator[AsyncIterator[Changes]]:
+        yield silent()
+
+    monkeypatch.setattr("orbitcontrol.agent.mirror.TICK", 0.05)
+    followed = mirror(Meddled(store, watch=watch), Cell("relisted", 0))
+    async with running(followed):
+        await until(followed.cell, lambda seen: seen is not None)
+        await store.commit([], [Put(KEY, b"1")])
+        await until(followed.cell, lambda seen: seen is not None and KEY in seen.entries)
     await store.close()

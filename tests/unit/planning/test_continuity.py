@@ -71,6 +71,16 @@ def test_a_store_that_does_not_go_on_only_adds_what_the_machine_never_knew(
     assert "does not bind it" in reasons["service db"]
 
 
+def test_while_holding_a_template_is_taken_only_where_there_was_certainly_none() -> None:
+    without = structs.replace(KNOWN, proxy=None)
+    after = go(Trust(base=without), meta("new", 1))
+    assert after.desired.proxy == desired(epoch="new").proxy
+    doubtful = structs.replace(without, proxy_held=True)
+    after = go(Trust(base=doubtful), meta("new", 1))
+    assert after.desired.proxy is None
+    assert after.desired.proxy_held
+
+
 def test_a_store_that_went_back_is_not_trusted_for_a_later_import_alone() -> None:
     back = go(TRUST, meta("old", 4), service("web"))
     after = go(back.trust, meta("old", 6), service("web"))

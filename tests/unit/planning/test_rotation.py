@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orbitcontrol.model.state import Alive, Endpoint
-from orbitcontrol.planning.rotation import Place, Published, Rotation, Routes, rotate, without
+from orbitcontrol.planning.rotation import Place, Published, Rotation, Routes, rotate, with_unlisted, without
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 OURS = Endpoint(id="1", machine="10.0.0.1", session="s1")
@@ -91,3 +91,15 @@ def test_an_orphan_whose_time_is_over_is_out_and_named() -> None:
     assert ended.routes == {"web": {B: OURS}}
     assert ended.orphans == set()
     assert ended.timed_out == {Place("web", A)}
+
+
+def test_what_the_store_has_not_told_of_stays_as_it_was_known_and_orphans_stay_orphans() -> None:
+    known = {"web": {A: OURS}, "api": {A: OURS, B: OURS}}
+    rotation = confirmed(known, {"web": {A: NEWER}})
+    gone = {Place("api", B), Place("web", A), Place("api", "10.0.0.9:80")}
+    whole = with_unlisted(rotation, known=known, orphans=gone)
+    assert whole.routes == {"web": {A: NEWER}, "api": known["api"]}
+    assert whole.orphans == {Place("api", B)}
+    assert whole.unlisted == {"api"}
+    assert whole.is_published(Place("web", A))
+    assert not whole.is_published(Place("api", A))
