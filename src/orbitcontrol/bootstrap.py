@@ -62,7 +62,7 @@ class Loop(Protocol):
 
 
 class DaemonSettings(Struct, frozen=True, kw_only=True):
-    """Everything that a daemon is told. ``lease_ttl`` is in seconds."""
+    """Everything that a daemon is told. ``lease_ttl`` and the times of reloads are in seconds."""
 
     machine: MachineIdentity
     keys: Keys
@@ -73,6 +73,8 @@ class DaemonSettings(Struct, frozen=True, kw_only=True):
     lease_ttl: float
     docker_host: str | None
     haproxy: HAProxySettings
+    reload_quiet: float
+    reload_longest: float
 
 
 def run_daemon(settings: DaemonSettings, open_store: Callable[[], Store]) -> None:
@@ -150,6 +152,8 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
             watch=follower,
             connector=TcpConnector(),
             files=state,
+            quiet=settings.reload_quiet,
+            longest=settings.reload_longest,
             lease_ttl=settings.lease_ttl,
         ),
         "record": record,
@@ -160,7 +164,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
                 settings.listen_host,
                 settings.listen_port,
                 session=lambda: board.session.value.id if board.session.value else "",
-                status=record.current,
+                status=record.status,
             ),
             asyncio.TaskGroup() as group,
         ):

@@ -20,7 +20,7 @@ from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode, encode
 from orbitcontrol.errors import StoreError, UndecodableValue
 from orbitcontrol.model.configuration import MachineIdentity
-from orbitcontrol.model.state import MachineRecord
+from orbitcontrol.model.state import MachineRecord, MachineStatus
 from orbitcontrol.model.stored import KeyValue, Put
 from orbitcontrol.planning.orphans import PROOF_EVERY, after_write
 from orbitcontrol.planning.verdicts import held_of
@@ -69,6 +69,7 @@ class RecordLoop:
         board.desired.subscribe(self._wake)
         board.instances.subscribe(self._wake)
         board.proxy_verdict.subscribe(self._wake)
+        board.reloads.subscribe(self._wake)
         board.proxy_workers.subscribe(self._wake)
         board.problems.cell.subscribe(self._wake)
         board.orphaned.subscribe(self._wake)
@@ -94,12 +95,19 @@ class RecordLoop:
             holding=desired.holding if desired is not None else "",
             held=held_of(desired) if desired is not None else (),
             proxy=board.proxy_verdict.value,
+            reload=board.reloads.value[-1] if board.reloads.value else None,
             proxy_workers=board.proxy_workers.value,
             instances=board.instances.value,
             problems=board.problems.cell.value,
             balances=tuple(sorted(board.balances.value)),
             changes=board.trace.changes,
         )
+
+    def status(self) -> MachineStatus:
+        """The record, and what is told on this machine alone."""
+        record = self.current()
+        fields = {field: getattr(record, field) for field in record.__struct_fields__}
+        return MachineStatus(**fields, reloads=self._board.reloads.value)
 
     async def _step(self, reasons: frozenset[str]) -> None:
         if self._board.session.value is None:

@@ -54,6 +54,18 @@ _OPTIONS = (
     option("--haproxy-managed", is_flag=True, help="run HAProxy, too"),
     option("--haproxy-reload-command", metavar="COMMAND", help="how to reload an HAProxy that others run"),
     option("--haproxy-socket", metavar="GLOB", help="runtime sockets of an HAProxy that others run"),
+    option(
+        "--haproxy-reload-quiet",
+        metavar="TIME",
+        default="50ms",
+        help="how long changes must pause before a reload",
+    ),
+    option(
+        "--haproxy-reload-max-delay",
+        metavar="TIME",
+        default="500ms",
+        help="when a reload comes although they do not pause",
+    ),
     option("--haproxy-master-socket", metavar="FILE", help="master socket of an HAProxy that others run"),
 )
 
@@ -84,6 +96,12 @@ def daemon_settings(context: CommandContext, options: Mapping[str, Any]) -> Daem
         listen_port=listen_port,
         port_range=_range(options["port_range"]),
         lease_ttl=seconds(options["lease_ttl"], flag="--lease-ttl", least=2, most=3600),
+        reload_quiet=seconds(
+            options["haproxy_reload_quiet"], flag="--haproxy-reload-quiet", least=0, most=60
+        ),
+        reload_longest=seconds(
+            options["haproxy_reload_max_delay"], flag="--haproxy-reload-max-delay", least=0, most=600
+        ),
         state_dir=context.state_dir,
         keys=context.keys,
         docker_host=options["docker_host"] or os.environ.get("DOCKER_HOST"),

@@ -42,6 +42,11 @@ def _haproxy(view: MachineView) -> str:
     return f"{verdict}, {view.leaving_workers} leaving{_age(view.leaving_since)}".removeprefix(", ")
 
 
+def _reload(view: MachineView) -> str:
+    """Why HAProxy was reloaded for the last time, and how long ago."""
+    return f"{view.reload_reason}{_age(view.reloaded).replace(' for ', ', ')} ago" if view.reloaded else ""
+
+
 def _age(since: str) -> str:
     """`` for 12s``, in minutes and hours when it is longer; "" for a time that cannot be read."""
     try:
@@ -64,6 +69,7 @@ MACHINE_COLUMNS = (
     Column("ZONE", lambda view: view.zone, wide=True),
     Column("VERSION", lambda view: view.version, wide=True),
     Column("SESSION", lambda view: view.session, wide=True),
+    Column("RELOADED", _reload, wide=True),
 )
 TAG_COLUMNS = (
     Column("TAG", lambda view: view.tag),

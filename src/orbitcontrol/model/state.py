@@ -174,7 +174,7 @@ class MachineRecord(_Stored, frozen=True, kw_only=True):
     says why it does not trust the store's, "" when it does. ``held`` is what of that configuration the
     machine cannot follow and leaves as it was. ``proxy_workers`` is null while none leaves. ``balances``
     names the services that its HAProxy routes to; ``changes`` are its newest ones, the oldest first
-    (``agent.trace``).
+    (``agent.trace``). ``reload`` is HAProxy's last one.
     """
 
     tags: tuple[str, ...] = ()
@@ -187,7 +187,14 @@ class MachineRecord(_Stored, frozen=True, kw_only=True):
     held: tuple[Problem, ...] = ()
     proxy: ProxyVerdict | None = None
     proxy_workers: ProxyWorkers | None = None
+    reload: Reload | None = None
     instances: tuple[InstanceReport, ...] = ()
     problems: tuple[Problem, ...] = ()
     balances: tuple[str, ...] = ()
     changes: tuple[EndpointChange, ...] = ()
+
+
+class MachineStatus(MachineRecord, frozen=True, kw_only=True):
+    """What the daemon tells on its own machine: its record, and the newest reloads of HAProxy."""
+
+    reloads: tuple[Reload, ...] = ()

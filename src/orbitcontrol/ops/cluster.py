@@ -49,7 +49,8 @@ class MachineView(_Shown, frozen=True, kw_only=True):
     """One machine; ``state`` is ``ready``, ``registering`` or ``gone`` (no lease).
 
     ``leaving_workers`` counts HAProxy's processes that finish old connections, as the machine last
-    said; the oldest does so since ``leaving_since``, "" where there is none.
+    said; the oldest does so since ``leaving_since``, "" where there is none. ``reloaded`` is when HAProxy
+    was told to load a configuration for the last time, and ``reload_reason`` why.
     """
 
     address: str
@@ -61,6 +62,8 @@ class MachineView(_Shown, frozen=True, kw_only=True):
     haproxy: str
     leaving_workers: int
     leaving_since: str
+    reloaded: str
+    reload_reason: str
     endpoints: int
     problems: tuple[Problem, ...]
 
@@ -250,6 +253,8 @@ def _machine_view(cluster: Cluster, address: str) -> MachineView:
         haproxy="" if verdict is None else "accepted" if verdict.accepted else f"rejected: {verdict.error}",
         leaving_workers=workers.leaving if workers else 0,
         leaving_since=workers.since if workers else "",
+        reloaded=record.reload.at if record.reload else "",
+        reload_reason=record.reload.reason if record.reload else "",
         endpoints=sum(endpoint.machine == address for endpoint in cluster.endpoints),
         problems=(*record.problems, *_unknown_tags(cluster, record)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.request
 from pathlib import Path
 
@@ -56,6 +57,11 @@ def test_a_daemon_with_an_operators_options_takes_it_over(
         assert told == "accepted", machine.text()
         eventually(lambda: "from the service" in fetched(elsewhere.port), what="the service's answer")
         assert f"stats socket {elsewhere.socket} " in elsewhere.config.read_text()
+        newest = json.loads(fetched_from(machine.listen, "/status"))["Reloads"][-1]
+        assert newest["Outcome"] == "loaded"
+        assert "template, certificates or files changed" in newest["Reason"]
+        [row] = cluster.orbitctl("machines", "-o", "json").json
+        assert (row["Reloaded"], row["ReloadReason"]) == (newest["At"], newest["Reason"])
         machine.stop()
         assert "from the service" in fetched(elsewhere.port)
     finally:
@@ -63,5 +69,9 @@ def test_a_daemon_with_an_operators_options_takes_it_over(
 
 
 def fetched(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+    return fetched_from(f"127.0.0.1:{port}", "/")
+
+
+def fetched_from(place: str, path: str) -> str:
+    with urllib.request.urlopen(f"http://{place}{path}", timeout=10) as answer:
         return str(answer.read().decode())
