@@ -3,7 +3,7 @@
 An orphan keeps its last state, and stays in rotation as long as this load balancer reaches it:
 HAProxy's own verdict where its server line has a ``check``, else connects of the daemon. Three
 failed connects in a row take it out, two good ones bring it back, and twice as many after each
-further departure: one that flaps costs ever fewer reloads.
+further departure: one that flaps costs ever fewer changes.
 
 Only time ends what nobody withdrew: ``ORPHAN_TIMEOUT``, on a clock that runs while all of this
 holds, because each is what an outage of the store or of the network lacks:
