@@ -5,6 +5,7 @@ See ``tests/integration/haproxy/test_model.py``.
 
 from __future__ import annotations
 
+from orbitcontrol.codec.haproxy_lines import Server, server
 from orbitcontrol.codec.haproxy_runtime import (
     Add,
     Command,
@@ -17,7 +18,7 @@ from orbitcontrol.codec.haproxy_runtime import (
     SetUp,
     SetWeight,
 )
-from orbitcontrol.codec.haproxy_text import Layout, Server, server
+from orbitcontrol.codec.haproxy_text import Layout
 
 Servers = dict[str, dict[str, RunningServer]]
 

@@ -29,6 +29,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from orbitcontrol.codec.haproxy_lines import Server, literal_address
 from orbitcontrol.codec.haproxy_runtime import (
     Add,
     Command,
@@ -41,7 +42,7 @@ from orbitcontrol.codec.haproxy_runtime import (
     SetUp,
     SetWeight,
 )
-from orbitcontrol.codec.haproxy_text import Layout, Section, Server, literal_address
+from orbitcontrol.codec.haproxy_text import Layout, Section
 
 KEPT = 60.0
 """Seconds in maintenance after which a server that left is removed."""
