@@ -18,7 +18,7 @@ from msgspec import Struct
 from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.agent.proxy_rotation import Known
-from orbitcontrol.agent.proxy_servers import ServerKeeper, Version
+from orbitcontrol.agent.proxy_servers import NotWritten, ServerKeeper, Version
 from orbitcontrol.agent.refusals import Refusals
 from orbitcontrol.agent.reloads import Reloads
 from orbitcontrol.codec.haproxy_text import layout
@@ -233,6 +233,8 @@ class Attempts:
             return None if wanted.text == disk.text else f"{changes}; there is no runtime socket"
         try:
             reason = await self._servers.converge(wanted, disk, draining=_draining(made.routes), saved=saved)
+        except NotWritten:  # nor could a reload write it
+            raise
         except HAProxyError as error:
             if wanted.text == disk.text:
                 raise

@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Collection, Mapping
 from msgspec import Struct
 
 from orbitcontrol.agent.alarm import Alarm
-from orbitcontrol.codec.haproxy_runtime import Remove
+from orbitcontrol.codec.haproxy_lines import Server
+from orbitcontrol.codec.haproxy_runtime import Add, Command, Remove
 from orbitcontrol.codec.haproxy_text import Layout
-from orbitcontrol.errors import OrbitError
+from orbitcontrol.errors import HAProxyError, OrbitError
 from orbitcontrol.log import Log
 from orbitcontrol.planning.servers import (
     Departures,
@@ -54,6 +55,10 @@ class Version(Struct, frozen=True):
     layout: Layout
 
 
+class NotWritten(HAProxyError):
+    """HAProxy runs the wanted servers; the disk does not say so."""
+
+
 class ServerKeeper:
     """``leaving`` are the servers on their way out. ``look_every`` is in seconds."""
 
@@ -62,6 +67,7 @@ class ServerKeeper:
         self._proxy = proxy
         self._alarm = alarm
         self._look_every = look_every
+        self._added: dict[Place, Server] = {}
         self._pause = _FIRST_PAUSE
         self._corrected = ""
         self._corrected_at = -math.inf
@@ -75,6 +81,7 @@ class ServerKeeper:
     def forget(self) -> None:
         """HAProxy was loaded anew: it has the servers of the file, and no others."""
         self.leaving = {}
+        self._added = {}
 
     async def converge(
         self,
@@ -87,8 +94,8 @@ class ServerKeeper:
         """Makes HAProxy run the wanted servers and the disk say so; why only a reload can do it.
 
         ``saved`` ends when what the text rests on is on the disk, which comes before the text.
-        Raises HAProxyError when HAProxy or the disk did not do its part; what takes servers out of
-        rotation is done in any case.
+        Raises HAProxyError when HAProxy did not do its part, NotWritten when the disk did not; what takes
+        servers out of rotation is done in any case.
         """
         departures = Departures(leaving=self.leaving, draining=draining, idle=await self._idle())
         plan = plan_servers(
@@ -97,10 +104,13 @@ class ServerKeeper:
             running=await self._proxy.servers(),
             departures=departures,
             now=time.monotonic(),
+            added=self._added,
         )
+        self._note_added(wanted, plan.first)
+        refused = await self._proxy.execute(plan.first)
         if isinstance(plan, NeedsReload):
             return plan.reason
-        if refused := await self._proxy.execute(plan.first):
+        if refused:
             return f"HAProxy does not take it at runtime: {refused[0]}"
         failure = await self._write(wanted, disk, saved)
         refused = await self._proxy.execute(plan.then)
@@ -110,9 +120,19 @@ class ServerKeeper:
         for reason in refused:
             _log.info("a server stays for now", reason=reason)
         self._look_again()
+        if isinstance(failure, HAProxyError):
+            raise NotWritten(str(failure)) from failure
         if failure is not None:
             raise failure
+        self._added = {}
         return None
+
+    def _note_added(self, wanted: Version, commands: Collection[Command]) -> None:
+        """What runs from now on, and is not on the disk before the whole batch was taken."""
+        for each in commands:
+            if isinstance(each, Add):
+                line = wanted.layout.sections[each.section].servers[each.server]
+                self._added[Place(each.section, each.server)] = line
 
     async def _write(
         self, wanted: Version, disk: Version, saved: Awaitable[None] | None
