@@ -103,7 +103,11 @@ class _Made(Struct, frozen=True, kw_only=True):
 
 
 class Attempts:
-    """Tries templates on HAProxy, and what it refused not again too soon (``agent.refusals``)."""
+    """Tries templates on HAProxy, and what it refused not again too soon (``agent.refusals``).
+
+    ``_unproven`` is a text that was loaded, until HAProxy is seen to have the servers of it. One that
+    needs another reload before that would need one for ever.
+    """
 
     def __init__(
         self, *, proxy: Proxy, memory: ProxyMemory, servers: ServerKeeper, reloads: Reloads, alarm: Alarm
@@ -115,6 +119,7 @@ class Attempts:
         self._alarm = alarm
         self._refusals = Refusals()
         self._disk: Version | None = None
+        self._unproven = ""
 
     def was_refused(self, candidate: ProxyConfiguration) -> bool:
         """True when HAProxy's last word on the template was no."""
@@ -205,14 +210,19 @@ class Attempts:
         applied = self._memory.state.applied
         reason = needs_reload(wanted=wanted.layout, disk=disk.layout if disk else None, applied=applied)
         if reason is None and disk is not None:
-            if not now.startable:  # it will be started with these servers
-                await self._proxy.replace(wanted.text)
-                return Undecided()
+            if not now.startable:
+                return await self._prepare_start(made)
             saved = asyncio.create_task(self._remember_all(made))
             try:
                 reason = await self._change_servers(made, disk, saved)
             finally:
                 await saved
+            if reason is None:
+                self._unproven = ""
+            elif wanted.text == self._unproven:
+                now.trouble["haproxy"] = f"reloaded, and still not what its file says: {reason}"
+                self._alarm.within(_RETRY)
+                reason = None
         if reason is None:
             await self._remember_good(made)
             return Accepted(wanted.text, made.checked)
@@ -224,6 +234,13 @@ class Attempts:
             self._alarm.within(pause)
             return Undecided()
         return await self._check_and_load(made, disk, reason)
+
+    async def _prepare_start(self, made: _Made) -> Outcome:
+        """Has HAProxy, which does not run, started with the made servers: later, by ``ensure``."""
+        refused = await self._check(made)
+        if refused is None:
+            await self._proxy.replace(made.version.text)
+        return refused or Undecided()
 
     async def _change_servers(self, made: _Made, disk: Version, saved: Awaitable[None]) -> str | None:
         """Has HAProxy's servers changed at runtime; why only a reload can do it."""
@@ -245,12 +262,9 @@ class Attempts:
 
     async def _check_and_load(self, made: _Made, disk: Version | None, reason: str) -> Accepted | Refused:
         """Has HAProxy check the text and load it. Raises HAProxyError when it could not be asked."""
+        if (refused := await self._check(made)) is not None:
+            return refused
         candidate, text = made.candidate, made.version.text
-        checked = await self._proxy.check(text, candidate)
-        if not checked.accepted:
-            lines = render(candidate.template, made.context, with_lines=True).lines
-            messages = explain(checked.messages, tag=candidate.tag, file=checked.file, lines=lines)
-            return self._refuse(candidate, text, "\n".join(messages), by_reload=False)
         await self._remember_all(made, applied="")
         size = size_of_change(disk.layout if disk else None, made.version.layout)
         try:
@@ -261,10 +275,22 @@ class Attempts:
             message = f"{template_path(candidate.tag)}: not loaded: {'; '.join(error.messages)}"
             return self._refuse(candidate, text, message, by_reload=True)
         self._servers.forget()
+        self._unproven = text
+        self._alarm.within(0)
         self._refusals.forget(candidate)
         await self._memory.remember(applied=loaded(made.version.layout))
         await self._remember_good(made)
         return Accepted(text, made.checked)
+
+    async def _check(self, made: _Made) -> Refused | None:
+        """What ``haproxy -c`` has against the text."""
+        candidate, text = made.candidate, made.version.text
+        checked = await self._proxy.check(text, candidate)
+        if checked.accepted:
+            return None
+        lines = render(candidate.template, made.context, with_lines=True).lines
+        messages = explain(checked.messages, tag=candidate.tag, file=checked.file, lines=lines)
+        return self._refuse(candidate, text, "\n".join(messages), by_reload=False)
 
     def _refuse(self, candidate: ProxyConfiguration, text: str, error: str, *, by_reload: bool) -> Refused:
         _log.warning("HAProxy refuses the configuration", tag=candidate.tag, reason=error)
