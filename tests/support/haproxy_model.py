@@ -5,7 +5,7 @@ See ``tests/integration/haproxy/test_model.py``.
 
 from __future__ import annotations
 
-from orbitcontrol.codec.haproxy_lines import Server, server
+from orbitcontrol.codec.haproxy_lines import Server, literal_address, server
 from orbitcontrol.codec.haproxy_runtime import (
     Add,
     Command,
@@ -50,10 +50,11 @@ def does(running: Running, commands: tuple[Command, ...]) -> Servers:
 
 
 def _fresh(server: Server, *, added: bool = False) -> RunningServer:
-    host, _, port = server.address.rpartition(":")
+    place = literal_address(server.address)
+    assert place is not None, f"the model looks up no names: {server.address}"
     return RunningServer(
-        host=host.strip("[]"),
-        port=int(port),
+        host=place[0],
+        port=place[1],
         admin="maint" if added or server.disabled else "ready",
         weight=server.weight,
         unchecked=added and "check" in server.options,
