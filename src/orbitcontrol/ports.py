@@ -8,6 +8,7 @@ Every method may raise the ``OrbitError`` of its own family and nothing else.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -215,7 +216,7 @@ class Proxy(Protocol):
     async def execute(self, commands: Sequence[Command]) -> list[str]:
         """Carries out commands on the runtime socket, all of them; what HAProxy refused, and why."""
 
-    async def sessions(self, places: Collection[Place]) -> Mapping[Place, int]:
+    async def sessions(self, places: AbstractSet[Place]) -> Mapping[Place, int]:
         """How many sessions each of the servers has, those in its queue too."""
 
     async def exchange(self, text: str, configuration: ProxyConfiguration) -> str | None:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.planning.restored import Doubt, doubt_of, unproven
-from orbitcontrol.planning.rotation import Place, Rotation, Sight, rotate
+from orbitcontrol.planning.rotation import Place, Rotation, Sight, everywhere, nowhere, rotate
 
 MACHINES = tuple(f"10.0.0.{n}" for n in range(1, 4))
 PORTS = (80, 81)
@@ -104,7 +104,7 @@ def look(world: World, known: dict[str, dict[str, Endpoint]], doubt: Doubt) -> R
         known=known,
         published=sight.endpoints,
         alive=sight.alive,
-        confirmed=("web",),
+        confirmed=everywhere,
         unproven=unproven(sight, known=known, doubt=doubt),
     )
 
@@ -120,7 +120,7 @@ def test_in_doubt_nothing_known_goes_but_what_is_withdrawn_and_only_what_lives_c
     backup = copy.deepcopy(world)
     for event in lost:
         world.happens(event)
-    known = rotate(known={}, published=world.sight().endpoints, alive={}, confirmed=()).routes
+    known = rotate(known={}, published=world.sight().endpoints, alive={}, confirmed=nowhere).routes
     world.restore(backup)
     for event in between:
         world.happens(event)

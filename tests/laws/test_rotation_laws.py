@@ -24,7 +24,7 @@ from orbitcontrol.planning.orphans import (
     serving,
     standstill,
 )
-from orbitcontrol.planning.rotation import Place, Rotation, rotate, without
+from orbitcontrol.planning.rotation import Place, Rotation, everywhere, rotate, without
 
 SERVICES = ("api", "web")
 MACHINES = tuple(f"10.0.0.{n}" for n in range(1, 7))
@@ -108,7 +108,7 @@ class Balancer:
 
     def look(self, store: Store, now: float) -> Rotation:
         rotation = rotate(
-            known=self.known, published=store.published, alive=store.alive, confirmed=store.published
+            known=self.known, published=store.published, alive=store.alive, confirmed=everywhere
         )
         still = standstill(rotation, known=self.known, writes=self.writes)
         orphans = followed(self.orphans, rotation=rotation, known=self.known)
@@ -192,7 +192,7 @@ def test_only_the_listed_ends_remove_an_endpoint_and_time_without_proof_never_co
         oracle.wrote(now, "no" if event.kind == "restart" else event.wrote)
         before = {(service, address) for service, entries in balancer.known.items() for address in entries}
         endpoints = balancer.known
-        whole = rotate(known=endpoints, published=store.published, alive=store.alive, confirmed=SERVICES)
+        whole = rotate(known=endpoints, published=store.published, alive=store.alive, confirmed=everywhere)
         oracle.looked(now, may_age(whole), whole.orphans, ran=event.kind != "restart")
         rotation = balancer.look(store, now)
         for service, address in before:

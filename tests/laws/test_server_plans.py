@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from orbitcontrol.codec.haproxy_lines import Server
+from orbitcontrol.codec.haproxy_lines import server as parsed
 from orbitcontrol.codec.haproxy_runtime import Add, RunningServer
-from orbitcontrol.codec.haproxy_text import Layout, Server, layout
-from orbitcontrol.codec.haproxy_text import server as parsed
+from orbitcontrol.codec.haproxy_text import Layout, layout
 from orbitcontrol.planning.server_ids import numbered
 from orbitcontrol.planning.servers import (
     KEPT,

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
+from msgspec import structs
 
 from orbitcontrol.agent.board import Board, Cell
 from orbitcontrol.agent.proxy import ProxyLoop
@@ -20,7 +21,7 @@ from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConf
 from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.planning.proxy import ProxyState, loaded
-from orbitcontrol.planning.rotation import Published, Sight
+from orbitcontrol.planning.rotation import Place, Published, Sight
 from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
 from support.haproxy_homes import HAProxyHome
@@ -78,6 +79,14 @@ class Sightings:
             raise StoreUnreachable("the store does not answer")
         published = {name: self.endpoints.value.get(name, {}) for name in services}
         return Sight(endpoints=published, alive=self.alive.value or {})
+
+    async def look(self, places: frozenset[Place]) -> Sight:
+        sight = await self.read(frozenset(place.service for place in places))
+        endpoints = {
+            service: {address: each for address, each in entries.items() if Place(service, address) in places}
+            for service, entries in sight.endpoints.items()
+        }
+        return structs.replace(sight, endpoints=endpoints)
 
     def publish(self, service: str, *addresses: str) -> None:
         entries = {address: an_endpoint() for address in addresses}

@@ -1,75 +1,37 @@
-"""What HAProxy does to its servers when it is told to: a model for laws, checked against the real one.
+"""An HAProxy for laws: it loads texts and does what it is told, if that is possible.
 
-See ``tests/integration/haproxy/test_model.py``.
+What its servers are then is ``planning.server_model``, which is checked against the real one in
+``tests/integration/haproxy/test_model.py``.
 """
 
 from __future__ import annotations
 
-from orbitcontrol.codec.haproxy_runtime import (
-    Add,
-    Command,
-    EnableCheck,
-    Remove,
-    Running,
-    RunningServer,
-    SetAddress,
-    SetState,
-    SetUp,
-    SetWeight,
-)
-from orbitcontrol.codec.haproxy_text import Layout, Server, server
+from orbitcontrol.codec.haproxy_lines import literal_address
+from orbitcontrol.codec.haproxy_runtime import Add, Command, Remove, Running, RunningServer
+from orbitcontrol.codec.haproxy_text import Layout
+from orbitcontrol.planning.server_model import after, loaded_server
 
 Servers = dict[str, dict[str, RunningServer]]
 
 
 def loads(layout: Layout) -> Servers:
     """The servers of an HAProxy that has just loaded the text."""
-    return {
-        name: {server.name: _fresh(server) for server in (*section.servers.values(), *section.others)}
-        for name, section in layout.sections.items()
-        if section.servers or section.others
-    }
+    servers: Servers = {}
+    for name, section in layout.sections.items():
+        for line in (*section.servers.values(), *section.others):
+            assert literal_address(line.address), f"the model looks up no names: {line.address}"
+            servers.setdefault(name, {})[line.name] = loaded_server(line)
+    return servers
 
 
 def does(running: Running, commands: tuple[Command, ...]) -> Servers:
     """The servers after the commands, every one of which must be possible."""
-    servers = {section: dict(entries) for section, entries in running.items()}
+    servers = {name: dict(entries) for name, entries in running.items()}
     for command in commands:
-        entries = servers.setdefault(command.section, {})
-        if isinstance(command, Add):
-            assert command.server not in entries, f"{command.where} exists already"
-            line = server(command.server, command.address, command.options)
-            entries[command.server] = _fresh(line, added=True)
-        elif isinstance(command, Remove):
-            assert entries[command.server].admin == "maint", f"{command.where} is not in maintenance"
-            del entries[command.server]
-        else:
-            entries[command.server] = _changed(entries[command.server], command)
-    return {section: entries for section, entries in servers.items() if entries}
-
-
-def _fresh(server: Server, *, added: bool = False) -> RunningServer:
-    host, _, port = server.address.rpartition(":")
-    return RunningServer(
-        host=host.strip("[]"),
-        port=int(port),
-        admin="maint" if added or server.disabled else "ready",
-        weight=server.weight,
-        unchecked=added and "check" in server.options,
-    )
-
-
-def _changed(server: RunningServer, command: Command) -> RunningServer:
-    values = {field: getattr(server, field) for field in RunningServer.__struct_fields__}
-    match command:
-        case SetState(state=state):
-            values |= {"admin": state, "down": False}
-        case SetWeight(weight=weight):
-            values["weight"] = weight
-        case SetAddress(host=host, port=port):
-            values |= {"host": host, "port": port}
-        case EnableCheck(agent=False):
-            values["unchecked"] = False
-        case SetUp():
-            values["down"] = False
-    return RunningServer(**values)
+        runs = servers.get(command.section, {}).get(command.server)
+        assert (runs is None) is isinstance(command, Add), f"{command.where}: {command.text()}"
+        if isinstance(command, Remove):
+            assert runs is not None
+            assert runs.admin == "maint", f"{command.where} is not in maintenance"
+        servers = {name: dict(entries) for name, entries in after(servers, [command]).items()}
+    return servers

@@ -9,9 +9,11 @@ together at one revision.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeVar
+
+from msgspec import structs
 
 from orbitcontrol.agent.board import Cell, History, Problems, Wake
 from orbitcontrol.agent.mirror import Mirror
@@ -19,11 +21,14 @@ from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode
 from orbitcontrol.errors import UndecodableValue
 from orbitcontrol.model.state import Alive, Endpoint
-from orbitcontrol.model.stored import KeyValue
+from orbitcontrol.model.stored import KeyValue, Range
 from orbitcontrol.planning.rotation import Place, Published, Sight
 from orbitcontrol.ports import Store
 
 T = TypeVar("T")
+
+_FEW = 50
+"""Up to so many places are looked at one by one; a transaction of etcd has at most 128 ranges."""
 
 _TOGETHER = 0.005
 """Seconds after a change in which more of them are taken together."""
@@ -59,13 +64,34 @@ class EndpointFollower:
 
     async def read(self, services: frozenset[str]) -> Sight:
         """These services' endpoints and all ``alive`` records as they are now. Raises StoreError."""
-        ordered = sorted(services)
-        ranges = [self._keys.endpoints(service) for service in ordered]
+        return await self._read([(service, self._keys.endpoints(service)) for service in sorted(services)])
+
+    async def look(self, places: frozenset[Place]) -> Sight:
+        """The endpoints at these places, and all ``alive`` records, as they are now. Raises StoreError."""
+        if len(places) > _FEW:
+            sight = await self.read(frozenset(place.service for place in places))
+            endpoints = {
+                service: {
+                    address: each for address, each in entries.items() if Place(service, address) in places
+                }
+                for service, entries in sight.endpoints.items()
+            }
+            return structs.replace(sight, endpoints=endpoints)
+        return await self._read(
+            [
+                (place.service, Range.single(self._keys.endpoint(place.service, place.address)))
+                for place in sorted(places)
+            ]
+        )
+
+    async def _read(self, ranges: Sequence[tuple[str, Range]]) -> Sight:
         furthest = self._history.furthest
-        reading = await self._store.read(self._keys.all_alive, *ranges)
+        reading = await self._store.read(self._keys.all_alive, *(each for _, each in ranges))
         self._history.saw(reading.revision, before=furthest)
         alive, *endpoints = reading.ranges
-        listed = dict(zip(ordered, endpoints, strict=True))
+        listed: dict[str, list[KeyValue]] = {service: [] for service, _ in ranges}
+        for (service, _), entries in zip(ranges, endpoints, strict=True):
+            listed[service].extend(entries)
         return Sight(
             revision=reading.revision,
             alive=_alive_of(alive),

@@ -18,12 +18,12 @@ from msgspec import Struct
 from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.proxy_memory import ProxyMemory
 from orbitcontrol.agent.proxy_rotation import Known
-from orbitcontrol.agent.proxy_servers import ServerKeeper, Version
+from orbitcontrol.agent.proxy_servers import NotWritten, ServerKeeper, Version
 from orbitcontrol.agent.refusals import Refusals
 from orbitcontrol.agent.reloads import Reloads
 from orbitcontrol.agent.trace import Trace
 from orbitcontrol.codec.haproxy_text import layout
-from orbitcontrol.errors import HAProxyError, HAProxyRejected
+from orbitcontrol.errors import HAProxyError, HAProxyRejected, OrbitError
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, ProxyConfiguration
 from orbitcontrol.model.state import Endpoint
@@ -89,6 +89,7 @@ class _Made(Struct, frozen=True, kw_only=True):
     """A rendered template, with all it was made from. ``version`` is its text with servers' numbers."""
 
     candidate: ProxyConfiguration
+    generation: int
     places: Directories
     context: RenderContext
     services: frozenset[str]
@@ -108,7 +109,11 @@ class _Made(Struct, frozen=True, kw_only=True):
 
 
 class Attempts:
-    """Tries templates on HAProxy, and what it refused not again too soon (``agent.refusals``)."""
+    """Tries templates on HAProxy, and what it refused not again too soon (``agent.refusals``).
+
+    ``_unproven`` is a text that was loaded, until HAProxy is seen to have the servers of it. One that
+    needs another reload before that would need one for ever.
+    """
 
     def __init__(
         self,
@@ -132,6 +137,7 @@ class Attempts:
         self._disk: Version | None = None
         self._exchanged: Mapping[str, str] | None = None
         """The certificates that HAProxy was last seen to use."""
+        self._unproven = ""
 
     def was_refused(self, candidate: ProxyConfiguration) -> bool:
         """True when HAProxy's last word on the template was no."""
@@ -146,15 +152,15 @@ class Attempts:
             made = self._make(candidate, now, disk, loaded_anew=False)
             if not isinstance(made, _Made):
                 return made
-            if disk is not None and made.version.text == disk.text and not now.startable:
-                return Undecided()  # it will be started from this very file
-            reason = await self._at_runtime(made, disk, startable=now.startable)
+            if disk is not None and not now.startable and made.version.layout.rest == disk.layout.rest:
+                return await self._prepare_start(made, disk)
+            reason = await self._at_runtime(made, disk, now.trouble)
             if reason is None:
                 await self._remember_good(made, how="runtime")
-                return Accepted(made.version.text, made.checked) if now.startable else Undecided()
+                return Accepted(made.version.text, made.checked)
             made = self._make(candidate, now, disk, loaded_anew=True)
             return await self._by_reload(made, disk, now, reason) if isinstance(made, _Made) else made
-        except HAProxyError as error:
+        except OrbitError as error:  # HAProxy's, or of the disk that is to remember
             now.trouble["haproxy"] = str(error)
             self._alarm.within(_RETRY)
             return Undecided()
@@ -191,6 +197,7 @@ class Attempts:
             return rendered
         return _Made(
             candidate=candidate,
+            generation=now.desired.generation,
             places=places,
             context=context,
             services=rendered.services,
@@ -230,11 +237,8 @@ class Attempts:
             socket=self._proxy.socket,
         )
 
-    async def _at_runtime(self, made: _Made, disk: Version | None, *, startable: bool) -> str | None:
-        """Brings HAProxy to the made text without a reload; why only a reload can do it.
-
-        One that cannot run now gets a new file, from which it will be started.
-        """
+    async def _at_runtime(self, made: _Made, disk: Version | None, trouble: dict[str, str]) -> str | None:
+        """Brings HAProxy to the made text without a reload; why only a reload can do it."""
         wanted = made.version
         reason = needs_reload(
             wanted=wanted.layout,
@@ -243,15 +247,28 @@ class Attempts:
         )
         if reason is not None or disk is None:
             return reason
-        if not startable:
-            await self._proxy.replace(wanted.text)
-            return None
         saved = asyncio.create_task(self._remember_all(made))
         try:
             reason = await self._change_servers(made, disk, saved)
         finally:
             await saved
-        return reason if reason is not None else await self._exchange_certificates(made, disk)
+        if reason is None:
+            self._unproven = ""
+            return await self._exchange_certificates(made, disk)
+        if wanted.text == self._unproven:
+            trouble["haproxy"] = f"reloaded, and still not what its file says: {reason}"
+            self._alarm.within(_RETRY)
+            return None
+        return reason
+
+    async def _prepare_start(self, made: _Made, disk: Version) -> Outcome:
+        """Has HAProxy, which does not run, started with the made servers: later, by ``ensure``."""
+        if made.version.text == disk.text:
+            return Undecided()
+        refused = await self._check(made)
+        if refused is None:
+            await self._proxy.replace(made.version.text)
+        return refused or Undecided()
 
     async def _change_servers(self, made: _Made, disk: Version, saved: Awaitable[None]) -> str | None:
         """Has HAProxy's servers changed at runtime; why only a reload can do it."""
@@ -261,6 +278,8 @@ class Attempts:
             return None if wanted.text == disk.text else f"{changes}; there is no runtime socket"
         try:
             reason = await self._servers.converge(wanted, disk, draining=_draining(made.routes), saved=saved)
+        except NotWritten:  # nor could a reload write it
+            raise
         except HAProxyError as error:
             if wanted.text == disk.text:
                 raise
@@ -293,26 +312,21 @@ class Attempts:
         """Has HAProxy load the text, together with what changes in a moment."""
         text = made.version.text
         standing = self._refusals.of(made.candidate)
-        generation = now.desired.generation
-        if standing is not None and standing.stands_for(text, generation=generation, now=time.monotonic()):
+        if standing is not None and standing.stands_for(
+            text, generation=made.generation, now=time.monotonic()
+        ):
             self._alarm.within(standing.backoff.ready_at - time.monotonic())
             return Refused(standing.error)
         if disk is not None and now.startable and (pause := self._reloads.pause(text)) > 0:
             self._alarm.within(pause)
             return Undecided()
-        return await self._check_and_load(made, disk, reason, generation)
+        return await self._check_and_load(made, disk, reason)
 
-    async def _check_and_load(
-        self, made: _Made, disk: Version | None, reason: str, generation: int
-    ) -> Accepted | Refused:
+    async def _check_and_load(self, made: _Made, disk: Version | None, reason: str) -> Accepted | Refused:
         """Has HAProxy check the text and load it. Raises HAProxyError when it could not be asked."""
+        if (refused := await self._check(made)) is not None:
+            return refused
         candidate, text = made.candidate, made.version.text
-        checked = await self._proxy.check(text, candidate)
-        if not checked.accepted:
-            lines = render(candidate.template, made.context, with_lines=True).lines
-            messages = explain(checked.messages, tag=candidate.tag, file=checked.file, lines=lines)
-            error = in_tree("\n".join(messages), candidate.tag, made.places)
-            return self._refuse(made, error, generation, by_reload=False)
         await self._remember_all(made, applied="")
         size = size_of_change(disk.layout if disk else None, made.version.layout)
         try:
@@ -321,19 +335,36 @@ class Attempts:
         except HAProxyRejected as error:
             await self._memory.remember(applied=loaded(disk.layout) if disk else "")
             message = f"{template_path(candidate.tag)}: not loaded: {'; '.join(error.messages)}"
-            return self._refuse(made, message, generation, by_reload=True)
+            return self._refuse(made, message, by_reload=True)
         self._servers.forget()
         self._exchanged = candidate.certs
+        self._unproven = text
+        self._alarm.within(0)
         self._refusals.forget(candidate)
         await self._memory.remember(applied=loaded(made.version.layout))
         await self._remember_good(made, how="reload")
         return Accepted(text, made.checked)
 
-    def _refuse(self, made: _Made, error: str, generation: int, *, by_reload: bool) -> Refused:
+    async def _check(self, made: _Made) -> Refused | None:
+        """What ``haproxy -c`` has against the text."""
+        candidate = made.candidate
+        checked = await self._proxy.check(made.version.text, candidate)
+        if checked.accepted:
+            return None
+        lines = render(candidate.template, made.context, with_lines=True).lines
+        messages = explain(checked.messages, tag=candidate.tag, file=checked.file, lines=lines)
+        return self._refuse(made, in_tree("\n".join(messages), candidate.tag, made.places), by_reload=False)
+
+    def _refuse(self, made: _Made, error: str, *, by_reload: bool) -> Refused:
         _log.warning("HAProxy refuses the configuration", tag=made.candidate.tag, reason=error)
         now = time.monotonic()
         refusal = self._refusals.add(
-            made.candidate, made.version.text, error, generation=generation, by_reload=by_reload, now=now
+            made.candidate,
+            made.version.text,
+            error,
+            generation=made.generation,
+            by_reload=by_reload,
+            now=now,
         )
         self._alarm.within(refusal.backoff.ready_at - now)
         return Refused(error)

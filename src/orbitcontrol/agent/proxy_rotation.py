@@ -27,7 +27,18 @@ from orbitcontrol.model.state import Alive
 from orbitcontrol.planning.fitness import Local, unfit
 from orbitcontrol.planning.orphans import Orphan, aged, followed, overdue, serving, standstill, told
 from orbitcontrol.planning.restored import everything
-from orbitcontrol.planning.rotation import Place, Published, Rotation, Sight, rotate, with_unlisted, without
+from orbitcontrol.planning.rotation import (
+    Place,
+    Published,
+    Rotation,
+    Sight,
+    everywhere,
+    nowhere,
+    overlaid,
+    rotate,
+    with_unlisted,
+    without,
+)
 
 _log = Log(__name__)
 
@@ -48,6 +59,9 @@ class EndpointWatch(Protocol):
 
     async def read(self, services: frozenset[str]) -> Sight:
         """Endpoints and ``alive`` records at one revision. Raises StoreError."""
+
+    async def look(self, places: frozenset[Place]) -> Sight:
+        """The same, of endpoints at these places alone."""
 
 
 class Known(Struct, frozen=True, kw_only=True):
@@ -108,7 +122,7 @@ class Rotator:
             rotation = await self._cautious(seen)
             now = self._orphans_of(rotation, before, age=True)
         else:
-            rotation = rotate(known=known, published=seen.endpoints, alive=seen.alive, confirmed=())
+            rotation = rotate(known=known, published=seen.endpoints, alive=seen.alive, confirmed=nowhere)
             now = await self._ended(seen, self._orphans_of(rotation, before, age=True))
         now = self._without_unfit(self._with_unlisted(now))
         self._log_changes({orphan.place for orphan in before}, now)
@@ -162,14 +176,14 @@ class Rotator:
                 known=known,
                 published=seen.endpoints,
                 alive={},
-                confirmed=(),
+                confirmed=nowhere,
                 unproven=everything(seen, known=known),
             )
         return rotate(
             known=known,
             published=sight.endpoints,
             alive=sight.alive,
-            confirmed=sight.endpoints.keys(),
+            confirmed=everywhere,
             unproven=self._caution.unproven(sight, known=known),
         )
 
@@ -178,9 +192,8 @@ class Rotator:
         ending = now.rotation.suspected | overdue(now.orphans, still=now.standstill.keys())
         if not ending:
             return now
-        services = frozenset(place.service for place in ending)
         try:
-            sight = await self._watch.read(services)
+            sight = await self._watch.look(ending)
         except StoreError as error:
             _log.warning("ends of endpoints not confirmed, they stay", reason=error)
             self._alarm.within(_RETRY)
@@ -189,13 +202,11 @@ class Rotator:
             self._alarm.within(0)
             return now
         known = self._memory.state.endpoints
-        newer = {**seen.endpoints, **sight.endpoints}
-        rotation = rotate(known=known, published=newer, alive=sight.alive, confirmed=services)
+        newer = overlaid(seen.endpoints, sight.endpoints, places=ending)
+        rotation = rotate(known=known, published=newer, alive=sight.alive, confirmed=ending.__contains__)
         now = self._orphans_of(rotation, now.orphans, age=False)
-        confirmed = {
-            place for place in overdue(now.orphans, still=now.standstill.keys()) if place.service in services
-        }
-        return structs.replace(now, rotation=without(rotation, frozenset(confirmed)))
+        over = overdue(now.orphans, still=now.standstill.keys()) & ending
+        return structs.replace(now, rotation=without(rotation, over))
 
     def _orphans_of(self, rotation: Rotation, before: tuple[Orphan, ...], *, age: bool) -> Known:
         known, writes = self._memory.state.endpoints, self._board.writes.value

@@ -2,7 +2,8 @@
 
 Observes the servers, has ``planning.servers`` plan a batch, and carries it out around the writing of
 the file. It looks again while servers are on their way out, and every ``LOOK_EVERY`` seconds in any
-case: what somebody else changed through the runtime socket is put right, and told.
+case: what somebody else changed through the runtime socket is put right, and told. In between it goes
+on from what HAProxy was told (``planning.server_model``), unless that led to a refusal or a reload.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from collections.abc import Awaitable, Collection, Mapping
 from msgspec import Struct
 
 from orbitcontrol.agent.alarm import Alarm
-from orbitcontrol.codec.haproxy_runtime import Remove
+from orbitcontrol.codec.haproxy_lines import Server
+from orbitcontrol.codec.haproxy_runtime import Add, Command, Remove, Running
 from orbitcontrol.codec.haproxy_text import Layout
-from orbitcontrol.errors import OrbitError
+from orbitcontrol.errors import HAProxyError, OrbitError
 from orbitcontrol.log import Log
+from orbitcontrol.planning.server_model import after
 from orbitcontrol.planning.servers import (
     Departures,
     Leaving,
@@ -54,6 +57,10 @@ class Version(Struct, frozen=True):
     layout: Layout
 
 
+class NotWritten(HAProxyError):
+    """HAProxy runs the wanted servers; the disk does not say so."""
+
+
 class ServerKeeper:
     """``leaving`` are the servers on their way out. ``look_every`` is in seconds."""
 
@@ -62,6 +69,10 @@ class ServerKeeper:
         self._proxy = proxy
         self._alarm = alarm
         self._look_every = look_every
+        self._added: dict[Place, Server] = {}
+        self._seen: Running | None = None
+        """The servers as HAProxy last said, and was told since; None where it must be asked."""
+        self._seen_at = -math.inf
         self._pause = _FIRST_PAUSE
         self._corrected = ""
         self._corrected_at = -math.inf
@@ -75,6 +86,8 @@ class ServerKeeper:
     def forget(self) -> None:
         """HAProxy was loaded anew: it has the servers of the file, and no others."""
         self.leaving = {}
+        self._added = {}
+        self._seen = None
 
     async def converge(
         self,
@@ -87,32 +100,72 @@ class ServerKeeper:
         """Makes HAProxy run the wanted servers and the disk say so; why only a reload can do it.
 
         ``saved`` ends when what the text rests on is on the disk, which comes before the text.
-        Raises HAProxyError when HAProxy or the disk did not do its part; what takes servers out of
-        rotation is done in any case.
+        Raises HAProxyError when HAProxy did not do its part, NotWritten when the disk did not; what takes
+        servers out of rotation is done in any case.
         """
         departures = Departures(leaving=self.leaving, draining=draining, idle=await self._idle())
+        is_known = self._seen is not None and time.monotonic() - self._seen_at < self._look_every
+        reason = await self._batch(wanted, disk, departures, saved, look=not is_known)
+        if reason is not None and is_known:  # it may be another one by now
+            reason = await self._batch(wanted, disk, departures, saved, look=True)
+        return reason
+
+    async def _batch(
+        self,
+        wanted: Version,
+        disk: Version,
+        departures: Departures,
+        saved: Awaitable[None] | None,
+        *,
+        look: bool,
+    ) -> str | None:
+        """Plans from what runs and carries it out; why only a reload can do it."""
+        running, self._seen = await self._running(look=look), None
         plan = plan_servers(
             wanted=wanted.layout,
             disk=disk.layout,
-            running=await self._proxy.servers(),
+            running=running,
             departures=departures,
             now=time.monotonic(),
+            added=self._added,
         )
+        self._note_added(wanted, plan.first)
+        refused = await self._proxy.execute(plan.first)
         if isinstance(plan, NeedsReload):
             return plan.reason
-        if refused := await self._proxy.execute(plan.first):
+        if refused:
             return f"HAProxy does not take it at runtime: {refused[0]}"
         failure = await self._write(wanted, disk, saved)
         refused = await self._proxy.execute(plan.then)
         self._note(wanted, disk, plan)
         removed = {Place(each.section, each.server) for each in plan.then if isinstance(each, Remove)}
         self.leaving = {place: each for place, each in plan.leaving.items() if place not in removed}
-        for reason in refused:
-            _log.info("a server stays for now", reason=reason)
+        for each in refused:
+            _log.info("a server stays for now", reason=each)
         self._look_again()
+        if isinstance(failure, HAProxyError):
+            raise NotWritten(str(failure)) from failure
         if failure is not None:
             raise failure
+        self._added = {}
+        if not refused:
+            self._seen = after(running, (*plan.first, *plan.then))
         return None
+
+    async def _running(self, *, look: bool) -> Running:
+        """The servers as HAProxy says; without a ``look`` as it last said, and was told since."""
+        if self._seen is not None and not look:
+            return self._seen
+        running = await self._proxy.servers()
+        self._seen_at = time.monotonic()
+        return running
+
+    def _note_added(self, wanted: Version, commands: Collection[Command]) -> None:
+        """What runs from now on, and is not on the disk before the whole batch was taken."""
+        for each in commands:
+            if isinstance(each, Add):
+                line = wanted.layout.sections[each.section].servers[each.server]
+                self._added[Place(each.section, each.server)] = line
 
     async def _write(
         self, wanted: Version, disk: Version, saved: Awaitable[None] | None

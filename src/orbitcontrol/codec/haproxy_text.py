@@ -8,22 +8,23 @@ this module does not understand is rest, and costs a reload at worst:
   author's;
 - servers that other lines refer to by name (``use-server``, ``track``, ``srv_is_up(…)``): without
   them the text would not be valid;
-- lines with environment variables, lines inside ``.if``, names that stand twice in a section.
+- lines that depend on the environment, lines inside ``.if``, names that stand twice in a section;
+- all servers of a section of which something decisive is like that: its name, its ``default-server``,
+  the name of a server; or that is disabled.
 
-Words, quotes and comments as in the configuration manual, 2.2; inheritance of ``defaults`` as in
-chapter 4; ``default-server`` and the keywords of servers as in 5.
+Inheritance of ``defaults`` as in the configuration manual, chapter 4. The file ends with a line feed,
+or HAProxy refuses it: so the last line of a text without one is rest as well.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 
 from msgspec import Struct, structs
 
-from orbitcontrol.codec.haproxy_runtime import Admin, RunningServer
+from orbitcontrol.codec.haproxy_lines import Server, merged, server_of_line
+from orbitcontrol.codec.haproxy_words import literal_words, normal, words
 
 UNTOUCHED = "nocheck-"
 """A server whose name begins so is never changed at runtime."""
@@ -46,87 +47,11 @@ _SECTIONS = _PROXIES | {
     "traces",
     "userlist",
 }
-_FLAGS = frozenset(
-    {"agent-check", "backup", "check", "check-send-proxy", "check-ssl", "send-proxy", "send-proxy-v2", "ssl"}
-)
-"""Options of a server without a value that ``no-…`` takes back."""
-
 _STICKY = frozenset({"cookie", "persist", "stick", "appsession"})
 _HASHES = ("hash", "hdr", "rdp-cookie", "source", "uri", "url_param")
-_TOKEN = re.compile(
-    r"""(?P<space>\s+)|(?P<comment>\#.*)"""
-    r"""|(?P<word>(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^\s\\"'\#])+)|(?P<odd>.)"""
-)
-_ESCAPE = re.compile(r"""\\(.)|"((?:\\.|[^"\\])*)"|'([^']*)'""")
-_PIECES = re.compile(r"""[\s,()/{}"']+""")
-
-
-class Server(Struct, frozen=True):
-    """A server line. ``options`` are those of the ``default-server`` in its scope, then its own.
-
-    ``as_said`` is how it runs when all is as its line says; None where the line leaves that open: its
-    address is no IP, or HAProxy asks an agent for its weight and state.
-    """
-
-    name: str
-    address: str
-    options: tuple[str, ...]
-    weight: int = 1
-    as_said: RunningServer | None = None
-
-    @property
-    def checked(self) -> bool:
-        """True when HAProxy looks after it by itself."""
-        return "check" in self.options or "track" in self.options
-
-    @property
-    def disabled(self) -> bool:
-        """True when it begins in maintenance."""
-        return "disabled" in self.options
-
-    @property
-    def id(self) -> int:
-        """The number that its line gives it; 0 without one."""
-        return _number(self.options, "id", 0)
-
-    def without_weight(self) -> tuple[str, ...]:
-        """All but its weight, which can be changed at runtime."""
-        kept = [self.name, self.address, *self.options]
-        while "weight" in kept[2:-1]:
-            index = kept.index("weight", 2)
-            del kept[index : index + 2]
-        return tuple(kept)
-
-
-def server(name: str, address: str, options: tuple[str, ...]) -> Server:
-    """The server of a line with these words."""
-    weight = _number(options, "weight", 1)
-    place = None if "agent-check" in options else literal_address(address)
-    as_said = None
-    if place is not None:
-        admin: Admin = "maint" if "disabled" in options else "ready"
-        as_said = RunningServer(host=place[0], port=place[1], admin=admin, weight=weight)
-    return Server(name, address, options, weight, as_said)
-
-
-def literal_address(address: str) -> tuple[str, int] | None:
-    """Host and port (0: none) of an address that names an IP; None for any other."""
-    host, colon, port = address.rpartition(":")
-    if not colon:
-        host, port = address, "0"
-    try:
-        ip = ipaddress.ip_address(host.rpartition("@")[2].strip("[]"))
-    except ValueError:
-        return None
-    return (str(ip), int(port)) if port.isdecimal() else None
-
-
-def _number(options: tuple[str, ...], keyword: str, default: int) -> int:
-    """The number behind the keyword; of several the last counts."""
-    for index in range(len(options) - 2, -1, -1):
-        if options[index] == keyword and options[index + 1].isdecimal():
-            return int(options[index + 1])
-    return default
+_PIECES = re.compile(r"""[\s,()/{}"'\\]+""")
+_NAMES_SERVERS = re.compile(r"\bsrv_|\btrack\b|\buse-server\b")
+"""What refers to servers by their names, also in a way of which only HAProxy knows the outcome."""
 
 
 class Section(Struct, frozen=True, kw_only=True):
@@ -135,6 +60,7 @@ class Section(Struct, frozen=True, kw_only=True):
     ``sticky``: sessions are bound to servers by cookies or tables. ``hashed``: requests are spread by
     consistent hashing over the servers' numbers. ``untouched`` and ``prefixes`` name servers that are
     not ours: by their names, and by how the names begin; ``others`` are their lines that can be read.
+    ``opaque``: what HAProxy has in it is known to nobody but HAProxy, so none of it is ours.
     """
 
     servers: Mapping[str, Server]
@@ -143,11 +69,13 @@ class Section(Struct, frozen=True, kw_only=True):
     hashed: bool = False
     untouched: frozenset[str] = frozenset()
     prefixes: tuple[str, ...] = ()
+    opaque: bool = False
 
     def is_ours(self, server: str) -> bool:
         """True for a server that may be changed at runtime."""
         return not (
-            server in self.untouched
+            self.opaque
+            or server in self.untouched
             or server.startswith(UNTOUCHED)
             or any(_numbered(prefix, server) for prefix in self.prefixes)
         )
@@ -171,36 +99,48 @@ class _Traits(Struct, frozen=True):
     algorithm: str = ""
     consistent: bool = False
     sticky: bool = False
+    disabled: bool = False
+    opaque: bool = False
 
 
 class _Open:
-    """A section while it is read. ``twice`` has the lines of names that stood before."""
+    """A section while it is read. ``others`` has server lines that can be read and are not ours."""
 
     def __init__(self, traits: _Traits) -> None:
         self.traits = traits
         self.lines: dict[str, tuple[int, Server]] = {}
-        self.twice: list[tuple[int, Server]] = []
+        self.others: list[Server] = []
         self.untouched: set[str] = set()
         self.prefixes: list[str] = []
 
+    def notice(self, found: tuple[str, ...], *, certain: bool) -> None:
+        """Takes in a line that is no server of ours. ``certain``: HAProxy reads these very words."""
+        traits = self.traits
+        match found:
+            case ["default-server" | "disabled" | "enabled" | "server-template", *_] if not certain:
+                self.hides()
+            case ["default-server", *options]:
+                self.traits = structs.replace(traits, default=merged(traits.default, tuple(options)))
+            case ["balance", algorithm, *_]:
+                self.traits = structs.replace(traits, algorithm=algorithm)
+            case ["hash-type", kind, *_]:
+                self.traits = structs.replace(traits, consistent=kind == "consistent")
+            case ["disabled" | "enabled" as state]:
+                self.traits = structs.replace(traits, disabled=state == "disabled")
+            case ["server-template", prefix, *_]:
+                self.prefixes.append(prefix)
+            case ["server", name, *_]:
+                self.untouched.add(name)
+            case ["use-server", name, *_] if "%" in name:  # it chooses draining servers, too
+                self.traits = structs.replace(traits, sticky=True)
+            case [keyword, *_] if keyword in _STICKY:
+                self.traits = structs.replace(traits, sticky=True)
+            case _:
+                pass
 
-def words(line: str) -> tuple[str, ...]:
-    """The words of a line without its comment, quotes and escapes resolved."""
-    if not any(character in line for character in "#\\\"'"):
-        return tuple(line.split())
-    found = []
-    for match in _TOKEN.finditer(line):
-        if match.lastgroup == "comment":
-            break
-        if match.lastgroup != "space":
-            found.append(_ESCAPE.sub(_resolved, match[0]))
-    return tuple(found)
-
-
-def _resolved(match: re.Match[str]) -> str:
-    if match[2] is not None:
-        return re.sub(r"\\(.)", r"\1", match[2])
-    return match[1] or match[3] or ""
+    def hides(self) -> None:
+        """Nobody but HAProxy can tell what is in it."""
+        self.traits = structs.replace(self.traits, opaque=True)
 
 
 def layout(text: str) -> Layout:
@@ -208,45 +148,61 @@ def layout(text: str) -> Layout:
     reader = _Reader()
     lines = text.split("\n")
     for number, line in enumerate(lines):
-        reader.read(number, line)
+        reader.read(number, line, whole=number + 1 < len(lines))
     return reader.layout(lines)
 
 
 class _Reader:
-    """Reads a configuration line by line."""
+    """Reads a configuration line by line. ``_now`` is the section that can have servers, or a defaults."""
 
     def __init__(self) -> None:
         self._rest: dict[int, str] = {}
         self._defaults: dict[str, _Open] = {}
         self._latest = _Open(_Traits())
         self._sections: dict[str, _Open] = {}
+        self._earlier: list[_Open] = []
         self._now: _Open | None = None
+        self._can_serve = False
         self._conditions = 0
 
-    def read(self, number: int, line: str) -> None:
+    def read(self, number: int, line: str, *, whole: bool) -> None:
+        """One line; ``whole``: it ends with a line feed."""
         now = self._now
-        if now is not None and not self._conditions and line.lstrip().startswith("server"):
-            found_server = _server(line, now.traits.default)
-            if found_server is not None:
-                if found_server.name in now.lines:
-                    now.twice.append((number, found_server))
-                else:
-                    now.lines[found_server.name] = number, found_server
+        if now is not None and self._can_serve and not self._conditions and "server" in line:
+            server = server_of_line(line, now.traits.default)
+            if server is not None and whole and not now.traits.opaque and server.name not in now.lines:
+                now.lines[server.name] = number, server
                 return
+            if server is not None:
+                now.others.append(server)
         found = words(line)
-        if not found:
-            return
-        keyword = found[0]
+        if found:
+            self._rest[number] = normal(line)
+            self._take(found, literal=literal_words(line) is not None)
+        if line and not whole:
+            self._rest[number] = f"{normal(line)} (no line feed)"
+
+    def _take(self, found: tuple[str, ...], *, literal: bool) -> None:
+        """A line that is no server of ours. ``literal``: HAProxy reads these very words."""
+        certain = literal and not self._conditions
+        keyword, now = found[0], self._now
         if keyword in _SECTIONS:
-            self._open(found)
+            self._open(found, certain=certain)
         elif keyword.startswith("."):
             self._conditions += {".if": 1, ".endif": -1}.get(keyword, 0)
         elif now is not None:
-            self._notice(now, found)
-        self._rest[number] = " ".join(found)
+            now.notice(found, certain=certain)
+            if keyword == "server" and not literal:
+                now.hides()
 
     def layout(self, lines: Sequence[str]) -> Layout:
         """What was read from these lines."""
+        if any(_is_made_up(line) and _NAMES_SERVERS.search(line) for line in self._rest.values()):
+            for section in self._sections.values():
+                section.hides()
+        for section in self._earlier:
+            section.hides()
+            self._closed(section, frozenset(), lines)
         referred = _references(self._rest.values(), self._sections.values())
         sections = {name: self._closed(section, referred, lines) for name, section in self._sections.items()}
         return Layout(
@@ -261,92 +217,66 @@ class _Reader:
 
     def _closed(self, section: _Open, referred: frozenset[str], lines: Sequence[str]) -> Section:
         """The section, after what is not ours of it went to the rest."""
-        twice = {server.name for _, server in section.twice}
-        names = [
-            name for name in section.lines if name in referred or name in twice or name.startswith(UNTOUCHED)
-        ]
-        others = [section.lines.pop(name) for name in names] + section.twice
-        for number, _ in others:
-            self._rest[number] = " ".join(words(lines[number]))
         traits = section.traits
+        opaque = traits.opaque or traits.disabled
+        elsewhere = section.untouched | {server.name for server in section.others}
+        names = [
+            name
+            for name in section.lines
+            if opaque or name in referred or name in elsewhere or name.startswith(UNTOUCHED)
+        ]
+        others = [section.lines.pop(name) for name in names]
+        for number, _ in others:
+            self._rest[number] = normal(lines[number])
         return Section(
             servers={name: parsed for name, (_, parsed) in section.lines.items()},
-            others=tuple(parsed for _, parsed in others),
+            others=(*(parsed for _, parsed in others), *section.others),
             sticky=traits.sticky or traits.algorithm.startswith("rdp-cookie"),
             hashed=traits.consistent and traits.algorithm.startswith(_HASHES),
             untouched=frozenset(section.untouched | set(names)),
             prefixes=tuple(section.prefixes),
+            opaque=opaque,
         )
 
-    def _open(self, found: tuple[str, ...]) -> None:
+    def _open(self, found: tuple[str, ...], *, certain: bool) -> None:
         keyword, name = found[0], found[1] if len(found) > 1 else ""
-        if keyword not in _PROXIES:
-            self._now = None
+        self._now, self._can_serve = None, keyword in ("backend", "listen")
+        if keyword not in _PROXIES or keyword == "frontend":
             return
-        parent = self._latest
+        parent: _Open | None = self._latest
         if "from" in found[1:-1]:
-            parent = self._defaults.get(found[found.index("from") + 1], parent)
+            parent = self._defaults.get(found[found.index("from") + 1])
         elif keyword == "defaults":
             parent = _Open(_Traits())
-        self._now = _Open(parent.traits)
+        self._now = _Open(parent.traits if parent is not None else _Traits(opaque=True))
+        if not certain:
+            self._now.hides()
         if keyword == "defaults":
             self._latest = self._now
             self._defaults[name] = self._now
-        elif keyword != "frontend":
-            self._sections[name] = self._now
-
-    @staticmethod
-    def _notice(section: _Open, found: tuple[str, ...]) -> None:
-        traits = section.traits
-        match found:
-            case ["default-server", *options]:
-                section.traits = structs.replace(traits, default=_merged(traits.default, tuple(options)))
-            case ["balance", algorithm, *_]:
-                section.traits = structs.replace(traits, algorithm=algorithm)
-            case ["hash-type", kind, *_]:
-                section.traits = structs.replace(traits, consistent=kind == "consistent")
-            case ["server-template", prefix, *_]:
-                section.prefixes.append(prefix)
-            case ["server", name, *_]:
-                section.untouched.add(name)
-            case [keyword, *_] if keyword in _STICKY:
-                section.traits = structs.replace(traits, sticky=True)
-            case _:
-                pass
-
-
-@lru_cache(maxsize=16384)
-def _server(line: str, default: tuple[str, ...]) -> Server | None:
-    """The server of a line; None where it has none, or where HAProxy may read something else there."""
-    found = words(line)
-    if len(found) < 3 or found[0] != "server" or ('"' in line and "$" in line):
-        return None
-    return server(found[1], found[2], _merged(default, found[3:]))
-
-
-def _merged(default: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
-    """The options in the order in which HAProxy reads them, without flags that were taken back."""
-    merged: list[str] = []
-    for option in (*default, *own):
-        flag = option.removeprefix("no-")
-        if flag != option and flag in _FLAGS:
-            merged = [each for each in merged if each != flag]
-        else:
-            merged.append(option)
-    return tuple(merged)
+            return
+        if name in self._sections:  # a `listen` may have the name of a `backend`
+            self._now.hides()
+            self._earlier.append(self._sections[name])
+        self._sections[name] = self._now
 
 
 def _references(rest: Iterable[str], sections: Iterable[_Open]) -> frozenset[str]:
     """The names of servers that something in the text may refer to."""
     found: set[str] = set()
     for line in rest:
-        if "(" in line or "/" in line or "use-server" in line:
+        if "(" in line or "/" in line or "use-server" in line or "track" in line:
             found.update(_PIECES.split(line))
     for section in sections:
-        for _, server in section.lines.values():
+        for server in (*(server for _, server in section.lines.values()), *section.others):
             if "track" in server.options:
                 found.update(option.rpartition("/")[2] for option in server.options)
     return frozenset(found)
+
+
+def _is_made_up(line: str) -> bool:
+    """True where HAProxy makes words of something else than what stands there."""
+    return ("$" in line and '"' in line) or "\\x" in line
 
 
 def _numbered(prefix: str, name: str) -> bool:

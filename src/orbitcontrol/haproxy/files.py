@@ -30,7 +30,7 @@ _CONTENTS_NAME = re.compile(r"[0-9a-f]{16}")
 def read_text(path: Path) -> str | None:
     """The file's text; None where there is none."""
     try:
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
+        return path.read_bytes().decode(errors="surrogateescape")  # as it is, carriage returns and all
     except FileNotFoundError:
         return None
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import glob
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TypeVar
 
@@ -128,7 +129,7 @@ class HAProxy:
     async def execute(self, commands: Sequence[Command]) -> list[str]:
         return await self._runtime.execute(commands) if commands else []
 
-    async def sessions(self, places: Collection[Place]) -> Mapping[Place, int]:
+    async def sessions(self, places: AbstractSet[Place]) -> Mapping[Place, int]:
         return await self._runtime.sessions(places)
 
     async def replace(self, text: str) -> None:

@@ -8,7 +8,8 @@ reaches the new one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from orbitcontrol.codec.haproxy_runtime import Command, RunningServer, parse_servers
 from orbitcontrol.codec.haproxy_stat import parse_statistics
@@ -40,9 +41,14 @@ class RuntimeSocket:
             raise HAProxyError(f"{self._path}: not an answer to 'show servers state': {reply[:100]!r}")
         return servers
 
-    async def sessions(self, places: Collection[Place]) -> dict[Place, int]:
+    async def sessions(self, places: AbstractSet[Place]) -> dict[Place, int]:
         """The sessions of each server that runs, with those in its queue. Raises as ``servers``."""
-        sections = sorted({place.section for place in places})
+        found = await self._sessions(sorted({place.section for place in places}), places)
+        if places - found.keys():  # by its name HAProxy finds a frontend before the backend
+            found |= await self._sessions(["-1"], places)
+        return found
+
+    async def _sessions(self, sections: Sequence[str], places: AbstractSet[Place]) -> dict[Place, int]:
         replies = await self.ask([f"show stat {section} {_SERVERS} -1" for section in sections])
         found = (row for reply in replies for row in parse_statistics(reply))
         return {

@@ -17,7 +17,8 @@ from typing import Literal
 from msgspec import Struct
 
 from orbitcontrol.codec.haproxy import Message
-from orbitcontrol.codec.haproxy_text import Layout, Server
+from orbitcontrol.codec.haproxy_lines import Server
+from orbitcontrol.codec.haproxy_text import Layout
 from orbitcontrol.model.configuration import ProxyConfiguration
 from orbitcontrol.model.service import Container, Service
 from orbitcontrol.model.state import Endpoint

@@ -7,11 +7,10 @@ says nothing about the service: the endpoint is *orphaned* and stays, until its 
 published for another service. A value that nobody can read says nothing either: what was known of
 the endpoint stays.
 
-An absence counts as a withdrawal only for services that are ``confirmed``: whose endpoints come
-from one reading of the store together with the ``alive`` records. Separate watches have no common
-order: an expired lease can show its deleted endpoints before its deleted ``alive`` record, and a
-new session its ``Registered`` before the endpoints it published. Until then it is ``suspected``,
-and an orphan.
+An absence counts as a withdrawal only at places that are ``confirmed``: whose keys were looked for in
+one reading of the store, together with the ``alive`` records. Separate watches have no common order: an
+expired lease can show its deleted endpoints before its deleted ``alive`` record, and a new session its
+``Registered`` before the endpoints it published. Until then it is ``suspected``, and an orphan.
 
 What becomes of an orphan (whether it can be reached, and for how long it stays) is decided in
 ``planning.orphans``; of what a store is believed that went back, in ``planning.restored``.
@@ -19,7 +18,7 @@ What becomes of an orphan (whether it can be reached, and for how long it stays)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct, structs
 
@@ -37,6 +36,16 @@ class Place(Struct, frozen=True, order=True):
 
     service: str
     address: str
+
+
+def everywhere(_: Place) -> bool:
+    """All places were looked at in one reading."""
+    return True
+
+
+def nowhere(_: Place) -> bool:
+    """What is known comes from the watches alone."""
+    return False
 
 
 class Sight(Struct, frozen=True, kw_only=True):
@@ -90,7 +99,7 @@ def rotate(
     known: Routes,
     published: Published,
     alive: Mapping[str, Alive],
-    confirmed: Collection[str],
+    confirmed: Callable[[Place], bool],
     unproven: Collection[Place] = frozenset(),
 ) -> Rotation:
     """The rotation of all services in ``published``; what was known of others is left aside.
@@ -127,7 +136,7 @@ def rotate(
         for address in before.keys() - entries.keys():
             place = Place(service, address)
             fate = _fate(before[address], owners.get(address), {} if place in unproven else alive)
-            if fate == "withdrawn" and service not in confirmed:
+            if fate == "withdrawn" and not confirmed(place):
                 fate = "suspected"
             absent[fate].add(place)
             if fate in ("orphans", "suspected"):
@@ -156,6 +165,28 @@ def with_unlisted(rotation: Rotation, *, known: Routes, orphans: Collection[Plac
         | {place for place in orphans if place.service in unlisted and place.address in known[place.service]},
         unlisted=frozenset(unlisted),
     )
+
+
+def at(published: Published, places: Collection[Place]) -> Published:
+    """What is published at these places."""
+    return {
+        service: {
+            address: endpoint for address, endpoint in entries.items() if Place(service, address) in places
+        }
+        for service, entries in published.items()
+    }
+
+
+def overlaid(seen: Published, looked: Published, *, places: Collection[Place]) -> Published:
+    """What was seen, and at ``places`` what was found by looking there."""
+    newer = dict(seen)
+    for service in {place.service for place in places}:
+        entries = dict(seen.get(service, {}))
+        for place in places:
+            if place.service == service:
+                entries.pop(place.address, None)
+        newer[service] = {**entries, **looked.get(service, {})}
+    return newer
 
 
 def without(rotation: Rotation, timed_out: frozenset[Place]) -> Rotation:

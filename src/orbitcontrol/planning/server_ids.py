@@ -10,15 +10,16 @@ number count: two that differ in higher bits alone would fall on the same places
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Mapping
 
 from orbitcontrol.codec.haproxy_text import Layout, Section, layout
+from orbitcontrol.codec.haproxy_words import end_of_word
 
 LARGEST = (1 << 20) - 1
 
-_PLACE = re.compile(r"^\s*server\s+\S+\s+\S+")
+_ADDRESS = 3
+"""Which word of a server line is the last before its options."""
 
 
 def numbered(text: str, *, before: Layout | None) -> tuple[str, Layout]:
@@ -34,8 +35,9 @@ def numbered(text: str, *, before: Layout | None) -> tuple[str, Layout]:
     for name, section in hashed.items():
         earlier = before.sections.get(name) if before is not None else None
         for server, number in _numbers(section, earlier).items():
-            at = read.numbers[name][server]
-            lines[at] = _PLACE.sub(lambda place, number=number: f"{place[0]} id {number}", lines[at])  # type: ignore[misc]
+            line = lines[read.numbers[name][server]]
+            end = end_of_word(line, _ADDRESS)
+            lines[read.numbers[name][server]] = f"{line[:end]} id {number}{line[end:]}"
     text = "\n".join(lines)
     return text, layout(text)
 
@@ -44,7 +46,7 @@ def _numbers(section: Section, earlier: Section | None) -> Mapping[str, int]:
     """The numbers of the servers that have none."""
     lacking = sorted(name for name, server in section.servers.items() if not server.id)
     had = {name: server.id for name, server in earlier.servers.items()} if earlier is not None else {}
-    taken = {server.id for server in section.servers.values() if server.id}
+    taken = {server.id for server in (*section.servers.values(), *section.others)}
     numbers: dict[str, int] = {}
     for name in sorted(lacking, key=lambda each: (not had.get(each), each)):
         number = had.get(name) or zlib.crc32(name.encode()) & LARGEST

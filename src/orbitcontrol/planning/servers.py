@@ -3,7 +3,8 @@
 Three things are compared: the text that is *wanted*, the text on *disk*, and the servers that
 *run*. The disk says with which options each server runs, because the file is written in an order
 that keeps this true (below). Where the texts differ in more than their server lines, or a server's
-line in more than its weight, only a reload helps; the answer then is its reason.
+line in more than its weight, only a reload helps; the answer then is its reason. Dead servers do not
+wait for it: it may fail.
 
 A batch has two halves with the writing of the file between them:
 
@@ -29,6 +30,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from orbitcontrol.codec.haproxy_lines import Server, literal_address
 from orbitcontrol.codec.haproxy_runtime import (
     Add,
     Command,
@@ -41,7 +43,7 @@ from orbitcontrol.codec.haproxy_runtime import (
     SetUp,
     SetWeight,
 )
-from orbitcontrol.codec.haproxy_text import Layout, Section, Server, literal_address
+from orbitcontrol.codec.haproxy_text import Layout, Section
 
 KEPT = 60.0
 """Seconds in maintenance after which a server that left is removed."""
@@ -88,61 +90,93 @@ class ServerPlan(Struct, frozen=True, kw_only=True):
 
 
 class NeedsReload(Struct, frozen=True):
-    """No commands do it."""
+    """No commands do it; ``first`` takes dead servers out in any case."""
 
     reason: str
+    first: tuple[Command, ...] = ()
 
 
 def plan_servers(
-    *, wanted: Layout, disk: Layout, running: Running, departures: Departures, now: float
+    *,
+    wanted: Layout,
+    disk: Layout,
+    running: Running,
+    departures: Departures,
+    now: float,
+    added: Mapping[Place, Server] = {},
 ) -> ServerPlan | NeedsReload:
-    """The batch for these texts and servers. ``now`` is seconds of the clock of ``Leaving.since``."""
+    """The batch for these texts and servers. ``now`` is seconds of the clock of ``Leaving.since``.
+
+    ``added`` has the lines of servers that were added, and that may not have reached the disk.
+    """
     if wanted.rest != disk.rest:
         return NeedsReload("more than its servers changed")
-    dead: list[Command] = []
-    first: list[Command] = []
-    then: list[Command] = []
-    leaving: dict[Place, Leaving] = {}
+    batch = _Batch()
     for name, section in wanted.sections.items():
-        runs = running.get(name, {})
-        before = disk.sections.get(name, _NO_SECTION)
+        runs, before = running.get(name, {}), disk.sections.get(name, _NO_SECTION)
         for server in section.servers.values():
             place = Place(name, server.name)
             known = departures.leaving.get(place)
-            line = known.line if known is not None else before.servers.get(server.name)
+            line = known.line if known is not None else before.servers.get(server.name) or added.get(place)
             now_runs = runs.get(server.name)
-            if now_runs is None:
-                first.extend(_added(name, server))
-            elif now_runs == server.as_said and line == server:
-                continue
-            elif (reason := _difference(place, line, server)) is not None:
-                return NeedsReload(reason)
-            else:
-                first.extend(_corrected(name, server, now_runs))
+            if now_runs is None or now_runs != server.as_said or line != server:
+                batch.keep(place, server, now_runs, line=line, returns=known is not None)
         for gone in sorted(runs.keys() - section.servers.keys()):
             if section.is_ours(gone) and before.is_ours(gone):
                 place = Place(name, gone)
+                line = before.servers.get(gone) or added.get(place)
                 departure = _departure(
-                    place,
-                    runs[gone],
-                    departures,
-                    line=before.servers.get(gone),
-                    sticky=section.sticky,
-                    now=now,
+                    place, runs[gone], departures, line=line, sticky=section.sticky, now=now
                 )
-                leaving[place] = departure
-                if departure.state == "maint" and runs[gone].admin != "maint":
-                    dead.append(SetState(section=name, server=gone, state="maint"))
-                else:
-                    then.extend(_departing(place, runs[gone], departure, now))
-    return ServerPlan(first=(*dead, *first), then=tuple(then), leaving=leaving)
+                batch.let_go(place, runs[gone], departure, now=now)
+    if batch.reason is not None:
+        return NeedsReload(batch.reason, tuple(batch.dead))
+    return ServerPlan(first=(*batch.dead, *batch.first), then=tuple(batch.then), leaving=dict(batch.leaving))
+
+
+class _Batch:
+    """A batch while it is made. ``reason``: why no commands do it."""
+
+    def __init__(self) -> None:
+        self.dead: list[Command] = []
+        self.first: list[Command] = []
+        self.then: list[Command] = []
+        self.leaving: dict[Place, Leaving] = {}
+        self.reason: str | None = None
+
+    def keep(
+        self, place: Place, wanted: Server, runs: RunningServer | None, *, line: Server | None, returns: bool
+    ) -> None:
+        """A server that is wanted, and that runs with ``line``, or not at all."""
+        difference = _difference(place, line, wanted, runs)
+        if difference is not None:
+            self.reason = self.reason or difference
+        elif runs is None:
+            self.first.extend(_added(place.section, wanted))
+        else:
+            self.first.extend(_corrected(place.section, wanted, runs, line=line, returns=returns))
+
+    def let_go(self, place: Place, runs: RunningServer, departure: Leaving, *, now: float) -> None:
+        """A server that runs and is not wanted."""
+        self.leaving[place] = departure
+        if departure.state == "maint" and runs.admin != "maint":
+            self.dead.append(SetState(section=place.section, server=place.server, state="maint"))
+        else:
+            self.then.extend(_departing(place, runs, departure, now))
 
 
 def _added(section: str, server: Server) -> Iterator[Command]:
     yield Add(section=section, server=server.name, address=server.address, options=server.options)
     yield from _checks(section, server)
     if not server.disabled:
-        yield SetState(section=section, server=server.name, state="ready")
+        yield from _ready(section, server)
+
+
+def _ready(section: str, server: Server) -> Iterator[Command]:
+    """From maintenance. One that was added would wait for the first word of its agent."""
+    yield SetState(section=section, server=server.name, state="ready")
+    if server.governed:
+        yield SetUp(section=section, server=server.name)
 
 
 def _checks(section: str, server: Server) -> Iterator[Command]:
@@ -152,9 +186,14 @@ def _checks(section: str, server: Server) -> Iterator[Command]:
         yield EnableCheck(section=section, server=server.name, agent=True)
 
 
-def _difference(place: Place, runs_with: Server | None, wanted: Server) -> str | None:
-    """Why a server that runs cannot become the wanted one; None when it can."""
+def _difference(
+    place: Place, runs_with: Server | None, wanted: Server, runs: RunningServer | None
+) -> str | None:
+    """Why the wanted server cannot be added, or a running one not become it; None when it can."""
     where = f"{place.section}/{place.server}"
+    if runs is None:
+        why_not = wanted.only_in_a_file()
+        return f"server {where} cannot be added at runtime: {why_not}" if why_not else None
     if runs_with is None:
         return f"server {where} runs already, with options that are not known"
     if runs_with.without_weight() != wanted.without_weight():
@@ -162,19 +201,27 @@ def _difference(place: Place, runs_with: Server | None, wanted: Server) -> str |
     return None
 
 
-def _corrected(section: str, server: Server, runs: RunningServer) -> Iterator[Command]:
-    """What makes a running server what its line says."""
+def _corrected(
+    section: str, server: Server, runs: RunningServer, *, line: Server | None, returns: bool
+) -> Iterator[Command]:
+    """What makes a server that runs with ``line`` what its new line says.
+
+    An agent's word on weight and state is not corrected, unless it ``returns`` from where we put it.
+    """
     address = literal_address(server.address)
     if address is not None and not _is_at(runs, *address):
         yield SetAddress(section=section, server=server.name, host=address[0], port=address[1] or runs.port)
-    if runs.weight != server.weight:
+    weighs = line.weight if server.governed and line is not None else runs.weight
+    if weighs != server.weight:
         yield SetWeight(section=section, server=server.name, weight=server.weight)
     if runs.unchecked and "check" in server.options and not server.disabled:
         yield EnableCheck(section=section, server=server.name)
-    state: Literal["ready", "maint"] = "maint" if server.disabled else "ready"
-    if runs.admin != state and "track" not in server.options:
-        yield SetState(section=section, server=server.name, state=state)
-    elif runs.down and address is not None and not (server.checked or "agent-check" in server.options):
+    if runs.admin != ("maint" if server.disabled else "ready") and (returns or not server.governed):
+        if server.disabled:
+            yield SetState(section=section, server=server.name, state="maint")
+        else:
+            yield from _ready(section, server)
+    elif runs.down and address is not None and not (server.checked or server.governed):
         yield SetUp(section=section, server=server.name)
 
 

@@ -15,7 +15,7 @@ from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import encode
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.model.stored import Delete, Put, Range
-from orbitcontrol.planning.rotation import Place, Rotation, rotate
+from orbitcontrol.planning.rotation import Place, Rotation, everywhere, rotate
 from orbitcontrol.ports import Store
 from support.haproxy import an_endpoint, eventually
 
@@ -52,7 +52,9 @@ class View:
 
     async def judge(self, known: dict[str, Endpoint]) -> Rotation:
         sight = await self.follower.read(frozenset({"web"}))
-        return rotate(known={"web": known}, published=sight.endpoints, alive=sight.alive, confirmed={"web"})
+        return rotate(
+            known={"web": known}, published=sight.endpoints, alive=sight.alive, confirmed=everywhere
+        )
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from orbitcontrol.planning.orphans import (
     standstill,
     told,
 )
-from orbitcontrol.planning.rotation import Place, Rotation, Routes, rotate
+from orbitcontrol.planning.rotation import Place, Rotation, Routes, nowhere, rotate
 
 A, B, C, D = (f"10.0.0.{n}:80" for n in range(1, 5))
 UP = Endpoint(id="1", machine="10.0.0.1", session="s1")
@@ -36,7 +36,7 @@ def web(*addresses: str) -> dict[str, dict[str, Endpoint]]:
 
 
 def seen(known: Routes, published: Routes) -> Rotation:
-    return rotate(known=known, published=published, alive={}, confirmed=())
+    return rotate(known=known, published=published, alive={}, confirmed=nowhere)
 
 
 def place(address: str) -> Place:

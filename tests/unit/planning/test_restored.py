@@ -8,7 +8,7 @@ from msgspec import structs
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.model.stored import KeyValue, Reading
 from orbitcontrol.planning.restored import Doubt, doubt_of, everything, rewritten, unproven
-from orbitcontrol.planning.rotation import Place, Sight, rotate
+from orbitcontrol.planning.rotation import Place, Sight, everywhere, rotate
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 WEB_A = Place("web", A)
@@ -106,9 +106,7 @@ def test_of_unproven_places_what_was_known_stays_and_nothing_is_added() -> None:
     known = {"web": {A: KNOWN, "10.0.0.1:81": KNOWN}}
     published = {"web": {A: OLD, B: OLD}, "api": {"10.0.0.1:81": OLD}}
     doubted = everything(Sight(endpoints=published, alive=live), known=known)
-    rotation = rotate(
-        known=known, published=published, alive=live, confirmed=published.keys(), unproven=doubted
-    )
+    rotation = rotate(known=known, published=published, alive=live, confirmed=everywhere, unproven=doubted)
     assert rotation.routes == {"web": known["web"], "api": {}}
     assert rotation.unproven == {WEB_A, Place("web", B), Place("api", "10.0.0.1:81")}
     assert rotation.orphans == {Place("web", "10.0.0.1:81")}

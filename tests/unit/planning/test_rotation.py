@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from orbitcontrol.model.state import Alive, Endpoint
-from orbitcontrol.planning.rotation import Place, Published, Rotation, Routes, rotate, with_unlisted, without
+from orbitcontrol.planning.rotation import (
+    Place,
+    Published,
+    Rotation,
+    Routes,
+    everywhere,
+    rotate,
+    with_unlisted,
+    without,
+)
 
 A, B = "10.0.0.1:80", "10.0.0.2:80"
 OURS = Endpoint(id="1", machine="10.0.0.1", session="s1")
@@ -14,7 +23,7 @@ NEWER = Endpoint(id="2", machine="10.0.0.1", session="s2")
 
 def confirmed(known: Routes, published: Published, alive: dict[str, Alive] | None = None) -> Rotation:
     """The rotation when everything comes from one reading of the store."""
-    return rotate(known=known, published=published, alive=alive or {}, confirmed=published.keys())
+    return rotate(known=known, published=published, alive=alive or {}, confirmed=everywhere)
 
 
 def test_what_is_published_is_routed_to_with_its_newest_value() -> None:
@@ -46,7 +55,7 @@ def test_a_withdrawal_that_no_single_reading_shows_is_only_suspected() -> None:
         known={"web": {A: OURS}, "api": {B: OURS}},
         published={"web": {}, "api": {}},
         alive={"10.0.0.1": Alive(session="s1")},
-        confirmed={"api"},
+        confirmed=lambda place: place.service == "api",
     )
     assert rotation.routes == {"web": {A: OURS}, "api": {}}
     assert rotation.suspected == rotation.orphans == {Place("web", A)}
