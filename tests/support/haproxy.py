@@ -21,7 +21,7 @@ from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConf
 from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.planning.proxy import ProxyState, loaded
-from orbitcontrol.planning.rotation import Place, Published, Sight
+from orbitcontrol.planning.rotation import Place, Published, Sight, at
 from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
 from support.haproxy_homes import HAProxyHome
@@ -82,11 +82,7 @@ class Sightings:
 
     async def look(self, places: frozenset[Place]) -> Sight:
         sight = await self.read(frozenset(place.service for place in places))
-        endpoints = {
-            service: {address: each for address, each in entries.items() if Place(service, address) in places}
-            for service, entries in sight.endpoints.items()
-        }
-        return structs.replace(sight, endpoints=endpoints)
+        return structs.replace(sight, endpoints=at(sight.endpoints, places))
 
     def publish(self, service: str, *addresses: str) -> None:
         entries = {address: an_endpoint() for address in addresses}

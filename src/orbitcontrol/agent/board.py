@@ -62,7 +62,7 @@ class Cell(Generic[T]):
     """One value with subscribers; setting an equal value wakes nobody."""
 
     def __init__(self, name: str, value: T) -> None:
-        self._name = name
+        self.name = name
         self._value = value
         self._subscribers: list[Wake] = []
         self._waiters: set[asyncio.Future[None]] = set()
@@ -77,7 +77,7 @@ class Cell(Generic[T]):
             return
         self._value = value
         for wake in self._subscribers:
-            wake.ring(self._name)
+            wake.ring(self.name)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -22,7 +22,7 @@ from orbitcontrol.codec.values import decode
 from orbitcontrol.errors import UndecodableValue
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.model.stored import KeyValue, Range
-from orbitcontrol.planning.rotation import Place, Published, Sight
+from orbitcontrol.planning.rotation import Place, Published, Sight, at
 from orbitcontrol.ports import Store
 
 T = TypeVar("T")
@@ -70,13 +70,7 @@ class EndpointFollower:
         """The endpoints at these places, and all ``alive`` records, as they are now. Raises StoreError."""
         if len(places) > _FEW:
             sight = await self.read(frozenset(place.service for place in places))
-            endpoints = {
-                service: {
-                    address: each for address, each in entries.items() if Place(service, address) in places
-                }
-                for service, entries in sight.endpoints.items()
-            }
-            return structs.replace(sight, endpoints=endpoints)
+            return structs.replace(sight, endpoints=at(sight.endpoints, places))
         return await self._read(
             [
                 (place.service, Range.single(self._keys.endpoint(place.service, place.address)))

@@ -123,7 +123,9 @@ class ProxyLoop:
             self._alarm.cancel()
             await self._proxy.close()
 
-    async def _step(self, _: frozenset[str]) -> None:
+    async def _step(self, reasons: frozenset[str]) -> None:
+        if reasons == {self._board.writes.name} and not self._board.orphaned.value:
+            return  # only the clocks of orphans go on by this machine's writes
         trouble: dict[str, str] = {}
         reloads = self._board.reloads.value
         running = await self._keep_running(trouble)

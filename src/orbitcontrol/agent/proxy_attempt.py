@@ -9,9 +9,9 @@ It is never given to HAProxy before the endpoints of every service that it names
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 from msgspec import Struct
 
@@ -40,7 +40,7 @@ from orbitcontrol.planning.proxy import (
     size_of_change,
     template_path,
 )
-from orbitcontrol.planning.render import RenderContext, Rendered, RenderFailed, render
+from orbitcontrol.planning.render import RenderContext, Rendered, RenderFailed, Views, render
 from orbitcontrol.planning.rotation import Place, Rotation, Routes
 from orbitcontrol.planning.route_changes import changes_of, named_in
 from orbitcontrol.planning.server_checks import checked_servers
@@ -138,6 +138,7 @@ class Attempts:
         self._exchanged: Mapping[str, str] | None = None
         """The certificates that HAProxy was last seen to use."""
         self._unproven = ""
+        self._views = Views()
 
     def was_refused(self, candidate: ProxyConfiguration) -> bool:
         """True when HAProxy's last word on the template was no."""
@@ -235,6 +236,7 @@ class Attempts:
             certs_dir=places.certs,
             files_dir=places.files,
             socket=self._proxy.socket,
+            views=self._views,
         )
 
     async def _at_runtime(self, made: _Made, disk: Version | None, trouble: dict[str, str]) -> str | None:
@@ -247,11 +249,7 @@ class Attempts:
         )
         if reason is not None or disk is None:
             return reason
-        saved = asyncio.create_task(self._remember_all(made))
-        try:
-            reason = await self._change_servers(made, disk, saved)
-        finally:
-            await saved
+        reason = await self._change_servers(made, disk)
         if reason is None:
             self._unproven = ""
             return await self._exchange_certificates(made, disk)
@@ -270,14 +268,16 @@ class Attempts:
             await self._proxy.replace(made.version.text)
         return refused or Undecided()
 
-    async def _change_servers(self, made: _Made, disk: Version, saved: Awaitable[None]) -> str | None:
+    async def _change_servers(self, made: _Made, disk: Version) -> str | None:
         """Has HAProxy's servers changed at runtime; why only a reload can do it."""
         wanted = made.version
         if not has_admin_socket(wanted.text):
             changes = difference(disk.layout, wanted.layout)
             return None if wanted.text == disk.text else f"{changes}; there is no runtime socket"
         try:
-            reason = await self._servers.converge(wanted, disk, draining=_draining(made.routes), saved=saved)
+            reason = await self._servers.converge(
+                wanted, disk, draining=_draining(made.routes), save=partial(self._remember_all, made)
+            )
         except NotWritten:  # nor could a reload write it
             raise
         except HAProxyError as error:

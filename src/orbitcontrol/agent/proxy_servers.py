@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from msgspec import Struct
 
@@ -95,19 +95,19 @@ class ServerKeeper:
         disk: Version,
         *,
         draining: Collection[str],
-        saved: Awaitable[None] | None = None,
+        save: Callable[[], Awaitable[None]],
     ) -> str | None:
         """Makes HAProxy run the wanted servers and the disk say so; why only a reload can do it.
 
-        ``saved`` ends when what the text rests on is on the disk, which comes before the text.
+        ``save`` has what the text rests on written to the disk, which comes before the text.
         Raises HAProxyError when HAProxy did not do its part, NotWritten when the disk did not; what takes
         servers out of rotation is done in any case.
         """
         departures = Departures(leaving=self.leaving, draining=draining, idle=await self._idle())
         is_known = self._seen is not None and time.monotonic() - self._seen_at < self._look_every
-        reason = await self._batch(wanted, disk, departures, saved, look=not is_known)
+        reason = await self._batch(wanted, disk, departures, save, look=not is_known)
         if reason is not None and is_known:  # it may be another one by now
-            reason = await self._batch(wanted, disk, departures, saved, look=True)
+            reason = await self._batch(wanted, disk, departures, save, look=True)
         return reason
 
     async def _batch(
@@ -115,7 +115,7 @@ class ServerKeeper:
         wanted: Version,
         disk: Version,
         departures: Departures,
-        saved: Awaitable[None] | None,
+        save: Callable[[], Awaitable[None]],
         *,
         look: bool,
     ) -> str | None:
@@ -135,7 +135,7 @@ class ServerKeeper:
             return plan.reason
         if refused:
             return f"HAProxy does not take it at runtime: {refused[0]}"
-        failure = await self._write(wanted, disk, saved)
+        failure = await self._write(wanted, disk, save)
         refused = await self._proxy.execute(plan.then)
         self._note(wanted, disk, plan)
         removed = {Place(each.section, each.server) for each in plan.then if isinstance(each, Remove)}
@@ -168,12 +168,11 @@ class ServerKeeper:
                 self._added[Place(each.section, each.server)] = line
 
     async def _write(
-        self, wanted: Version, disk: Version, saved: Awaitable[None] | None
+        self, wanted: Version, disk: Version, save: Callable[[], Awaitable[None]]
     ) -> OrbitError | None:
         """Replaces the file where it differs; why that failed."""
         try:
-            if saved is not None:
-                await saved
+            await save()
             if wanted.text != disk.text:
                 await self._proxy.replace(wanted.text)
         except OrbitError as error:

@@ -85,7 +85,7 @@ def server(name: str, address: str, options: tuple[str, ...]) -> Server:
     return Server(name, address, options, weight, as_said)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=1 << 15)
 def server_of_line(line: str, default: tuple[str, ...]) -> Server | None:
     """The server of a line; None where it has none, or where HAProxy may read something else there."""
     found = literal_words(line)

@@ -13,10 +13,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from types import MappingProxyType
 
 import minijinja
-from msgspec import Struct
+from msgspec import Struct, field
 
 from orbitcontrol.codec.imageref import tag_of
 from orbitcontrol.errors import TemplateError
@@ -35,12 +36,31 @@ _NAME = "haproxy.tpl"
 _NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 
+class Views:
+    """Endpoints as templates see them; of one that stays the same the view is made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, dict[str, tuple[Endpoint, EndpointView]]] = {}
+
+    def of(self, service: str, endpoints: Mapping[str, Endpoint]) -> tuple[EndpointView, ...]:
+        """Their views, sorted by name."""
+        before = self._made.get(service, {})
+        made: dict[str, tuple[Endpoint, EndpointView]] = {}
+        for address, endpoint in endpoints.items():
+            known = before.get(address)
+            is_same = known is not None and known[0] is endpoint
+            made[address] = known if known and is_same else (endpoint, _view(service, address, endpoint))
+        self._made[service] = made
+        return tuple(sorted((view for _, view in made.values()), key=attrgetter("name")))
+
+
 class RenderContext(Struct, frozen=True, kw_only=True):
     """All that a rendering depends on.
 
     ``services`` are the services that exist; naming another is an error. ``endpoints`` maps a
     service to ``host:port`` → endpoint; a service it lacks has none. The directories are where
-    HAProxy will find the tag's certificates and files, ``socket`` is the runtime socket's path.
+    HAProxy will find the tag's certificates and files, ``socket`` is the runtime socket's path. With the
+    same ``views`` as last time, only endpoints that are new cost something.
     """
 
     machine: MachineIdentity
@@ -49,6 +69,7 @@ class RenderContext(Struct, frozen=True, kw_only=True):
     certs_dir: str
     files_dir: str
     socket: str
+    views: Views = field(default_factory=Views)
 
 
 class Rendered(Struct, frozen=True, kw_only=True):
@@ -215,8 +236,7 @@ class _Scope:
         self.asked.add(service)
         if service not in self._views:
             found = self._context.endpoints.get(service, {})
-            views = [_view(service, address, endpoint) for address, endpoint in found.items()]
-            self._views[service] = tuple(sorted(views, key=lambda view: view.name))
+            self._views[service] = self._context.views.of(service, found)
         return self._views[service]
 
     def _local_endpoints(self, service: str, strict: bool = False) -> tuple[EndpointView, ...]:  # noqa: FBT001, FBT002 -- called by templates

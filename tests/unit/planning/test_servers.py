@@ -300,7 +300,7 @@ def test_a_batch_takes_servers_out_first_and_drains_others_last() -> None:
     assert batch(found) == (
         [
             "set server b/s state maint",
-            "add server b/new :83",
+            "add server b/new 10.0.0.1:83",
             "set server b/new state ready",
             "set server b/kept weight 3",
         ],
