@@ -1,14 +1,13 @@
 """The machine runs out of something: it is named in status, and the rest goes on."""
 
-import contextlib
 import resource
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import disks
 from support.machine import Cluster, eventually
 from support.webserver import WebServer
 
@@ -57,9 +56,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
     place = tmp_path / "disk"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=True)
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with disks.small_disk(place):
+        yield place
 
 
 def test_a_full_disk_holds_up_no_publication_and_no_withdrawal(
@@ -69,10 +67,7 @@ def test_a_full_disk_holds_up_no_publication_and_no_withdrawal(
     machine = cluster.machine()
     machine.directory = small_disk
     machine.start()
-    filler = small_disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"\0" * 4096)
+    filler = disks.fill(small_disk)
     import_services(cluster, service("web", webserver.port), service("other", webserver.port, endpoint=81))
     eventually(lambda: cluster.endpoints("other"), what="the new service published")
     eventually(lambda: "No space left" in problems(cluster), what="the full disk told")
