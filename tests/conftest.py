@@ -7,6 +7,7 @@ pytest_plugins = [
     "support.docker",
     "support.haproxy_homes",
     "support.haproxy",
+    "support.haproxy_servers",
     "support.machine",
     "support.webserver",
     "support.site",

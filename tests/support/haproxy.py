@@ -163,7 +163,9 @@ class LoadBalancer:
             reported = self.board.problems.cell.value
             return [each.reason for each in reported if each.subject == subject and words in each.reason]
 
-        assert await self.board.problems.cell.wait_for(lambda _: bool(found()), timeout=20)
+        assert await self.board.problems.cell.wait_for(lambda _: bool(found()), timeout=20), (
+            self.board.problems.cell.value
+        )
         return found()[0]
 
     async def routes_to(self, *addresses: str) -> None:

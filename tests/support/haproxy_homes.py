@@ -203,11 +203,11 @@ class DistributionHome(HAProxyHome):
             self._unit.wait()
 
 
-async def http_get(port: int) -> str:
-    """The status and body of ``GET /``, as ``200 hello``."""
+async def http_get(port: int, path: str = "/") -> str:
+    """The status and body of a ``GET``, as ``200 hello``."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         async with asyncio.timeout(10):
             answer = (await reader.read(-1)).decode()
     finally:

@@ -35,6 +35,15 @@ def read_text(path: Path) -> str | None:
         return None
 
 
+def version(path: Path) -> tuple[int, ...] | None:
+    """What differs when somebody has replaced or changed the file; None where that cannot be told."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
+
+
 def write_config(path: Path, text: str) -> None:
     """Replaces a configuration; its owner and mode stay."""
     replace_file(path, text.encode(errors="surrogateescape"), keep_access=True)

@@ -61,6 +61,8 @@ class HAProxy:
         self._files = directory / "haproxy_files"
         self._binary = settings.binary
         self._pattern = settings.socket
+        self._read: tuple[tuple[int, ...] | None, str | None] = None, None
+        """Which version of the file was read last, and its text."""
         self._process: ManagedProcess | ExternalProcess = (
             ManagedProcess(self._config, binary=settings.binary)
             if settings.managed
@@ -113,7 +115,10 @@ class HAProxy:
         return refused
 
     async def current(self) -> str | None:
-        return await _off_loop(files.read_text, self._config)
+        version = files.version(self._config)
+        if version is None or version != self._read[0]:
+            self._read = version, await _off_loop(files.read_text, self._config)
+        return self._read[1]
 
     async def check(self, text: str, configuration: ProxyConfiguration) -> CheckResult:
         candidate = self._config.with_name(f".{self._config.name}.check")

@@ -90,16 +90,15 @@ class RuntimeSocket:
     async def _ask(self, commands: Sequence[str], patience: asyncio.Timeout, deadline: float) -> list[str]:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=_LONGEST_ANSWER)
         try:
-            writer.write(b"prompt\n")
-            await reader.readuntil(_PROMPT)
             replies: list[str] = []
-            for begin in range(0, len(commands), _AHEAD):
-                ahead = commands[begin : begin + _AHEAD]
-                writer.write("".join(f"{command}\n" for command in ahead).encode(errors="surrogateescape"))
+            lines = ["prompt", *commands]
+            for begin in range(0, len(lines), _AHEAD):
+                ahead = lines[begin : begin + _AHEAD]
+                writer.write("".join(f"{line}\n" for line in ahead).encode(errors="surrogateescape"))
                 for _ in ahead:
                     reply = await reader.readuntil(_PROMPT)
                     patience.reschedule(asyncio.get_running_loop().time() + deadline)
                     replies.append(reply.removesuffix(_PROMPT).decode(errors="replace"))
-            return replies
+            return replies[1:]
         finally:
             writer.close()

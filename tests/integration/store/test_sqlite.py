@@ -28,6 +28,7 @@ from orbitcontrol.model.stored import Absent, Changes, Delete, Put, Range
 from orbitcontrol.store import sqlite_database
 from orbitcontrol.store.sqlite import SqliteStore
 from orbitcontrol.store.sqlite_database import SqliteDatabase
+from support import scarcity
 
 pytestmark = pytest.mark.integration
 
@@ -525,9 +526,8 @@ async def test_a_commit_into_a_file_that_is_removed_in_it_is_not_called_done(pat
 def small_disk() -> Iterator[Path]:
     """A file system of one megabyte; only root can mount one."""
     path = Path(tempfile.mkdtemp())
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", path], check=True)
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)  # a test that failed may have files open there
+    with scarcity.small_disk(path):
+        yield path
     path.rmdir()
 
 
