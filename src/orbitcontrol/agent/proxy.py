@@ -19,8 +19,9 @@ from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.loop import TICK, forever
 from orbitcontrol.agent.orphans import EVERY, Connector, OrphanConnects
-from orbitcontrol.agent.proxy_attempt import Accepted, Attempts, Refused, Round, Undecided
+from orbitcontrol.agent.proxy_attempt import Accepted, Attempts
 from orbitcontrol.agent.proxy_memory import ProxyMemory
+from orbitcontrol.agent.proxy_rendering import Refused, Round, Undecided
 from orbitcontrol.agent.proxy_rotation import EndpointWatch, Rotator
 from orbitcontrol.agent.proxy_servers import LOOK_EVERY, ServerKeeper
 from orbitcontrol.agent.proxy_workers import ProxyWorkersLoop

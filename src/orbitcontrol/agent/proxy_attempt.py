@@ -1,10 +1,9 @@
 """One template's way into HAProxy: rendered, compared, checked, loaded, remembered.
 
-Servers alone are changed at runtime (``agent.proxy_servers``); all else is a reload, together with
-what changes in the moments before it (``agent.reloads``).
+It is rendered by ``agent.proxy_rendering``. Servers alone are changed at runtime (``agent.proxy_servers``);
+all else is a reload, together with what changes in the moments before it (``agent.reloads``).
 
-It is never given to HAProxy before the endpoints of every service that it names were listed once
-(I1: not knowing an endpoint is not the same as its absence), nor what ``haproxy -c`` refused (I5).
+HAProxy is never given what it has refused to read (I5).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from msgspec import Struct
 
 from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.proxy_memory import ProxyMemory
-from orbitcontrol.agent.proxy_rotation import Known
+from orbitcontrol.agent.proxy_rendering import Made, Refused, Renderer, Round, Undecided
 from orbitcontrol.agent.proxy_servers import NotWritten, ServerKeeper, Version
 from orbitcontrol.agent.refusals import Refusals
 from orbitcontrol.agent.reloads import Reloads
@@ -25,11 +24,8 @@ from orbitcontrol.agent.trace import Trace
 from orbitcontrol.codec.haproxy_text import layout
 from orbitcontrol.errors import HAProxyError, HAProxyRejected, OrbitError
 from orbitcontrol.log import Log
-from orbitcontrol.model.configuration import Desired, ProxyConfiguration
-from orbitcontrol.model.state import Endpoint
-from orbitcontrol.planning.orphans import serving
+from orbitcontrol.model.configuration import ProxyConfiguration
 from orbitcontrol.planning.proxy import (
-    Directories,
     as_named,
     difference,
     explain,
@@ -40,11 +36,9 @@ from orbitcontrol.planning.proxy import (
     size_of_change,
     template_path,
 )
-from orbitcontrol.planning.render import RenderContext, Rendered, RenderFailed, Views, render
-from orbitcontrol.planning.rotation import Place, Rotation, Routes
+from orbitcontrol.planning.render import render
+from orbitcontrol.planning.rotation import Place, Routes
 from orbitcontrol.planning.route_changes import changes_of, named_in
-from orbitcontrol.planning.server_checks import checked_servers
-from orbitcontrol.planning.server_ids import numbered
 from orbitcontrol.ports import Proxy
 
 _log = Log(__name__)
@@ -59,53 +53,7 @@ class Accepted(Struct, frozen=True):
     checked: frozenset[Place]
 
 
-class Refused(Struct, frozen=True):
-    """HAProxy, or the template engine, did not take it."""
-
-    error: str
-
-
-class Undecided(Struct, frozen=True):
-    """It cannot be judged now: endpoints are not listed yet, or HAProxy could not be asked."""
-
-
 Outcome = Accepted | Refused | Undecided
-
-
-class Round(Struct, frozen=True, kw_only=True):
-    """One step's inputs, and, filled by it, what it finds wrong and the services that templates ask for.
-
-    ``trouble`` maps a subject to a reason. ``startable``: HAProxy runs, or may be started.
-    """
-
-    desired: Desired
-    known: Known
-    startable: bool
-    trouble: dict[str, str]
-    asked: set[str]
-
-
-class _Made(Struct, frozen=True, kw_only=True):
-    """A rendered template, with all it was made from. ``version`` is its text with servers' numbers."""
-
-    candidate: ProxyConfiguration
-    generation: int
-    places: Directories
-    context: RenderContext
-    services: frozenset[str]
-    version: Version
-    rotation: Rotation
-    checked: frozenset[Place]
-
-    @property
-    def routes(self) -> dict[str, dict[str, Endpoint]]:
-        """The endpoints of the services that it routes to."""
-        return {service: self.rotation.routes[service] for service in sorted(self.services)}
-
-    def known_with(self, before: Routes) -> dict[str, dict[str, Endpoint]]:
-        """What may be routed to while one configuration takes the place of another."""
-        known = {service: dict(entries) for service, entries in before.items()}
-        return known | {service: known.get(service, {}) | new for service, new in self.routes.items()}
 
 
 class Attempts:
@@ -138,7 +86,7 @@ class Attempts:
         self._exchanged: Mapping[str, str] | None = None
         """The certificates that HAProxy was last seen to use."""
         self._unproven = ""
-        self._views = Views()
+        self._renderer = Renderer(proxy=proxy, memory=memory)
 
     def was_refused(self, candidate: ProxyConfiguration) -> bool:
         """True when HAProxy's last word on the template was no."""
@@ -150,8 +98,8 @@ class Attempts:
             disk = await self._on_disk()
             if self._routed is None:
                 self._routed = named_in(disk.layout, self._memory.state.endpoints) if disk else {}
-            made = self._make(candidate, now, disk, loaded_anew=False)
-            if not isinstance(made, _Made):
+            made = self._renderer.make(candidate, now, disk, loaded_anew=False)
+            if not isinstance(made, Made):
                 return made
             if disk is not None and not now.startable and made.version.layout.rest == disk.layout.rest:
                 return await self._prepare_start(made, disk)
@@ -159,8 +107,8 @@ class Attempts:
             if reason is None:
                 await self._remember_good(made, how="runtime")
                 return Accepted(made.version.text, made.checked)
-            made = self._make(candidate, now, disk, loaded_anew=True)
-            return await self._by_reload(made, disk, now, reason) if isinstance(made, _Made) else made
+            made = self._renderer.make(candidate, now, disk, loaded_anew=True)
+            return await self._by_reload(made, disk, now, reason) if isinstance(made, Made) else made
         except OrbitError as error:  # HAProxy's, or of the disk that is to remember
             now.trouble["haproxy"] = str(error)
             self._alarm.within(_RETRY)
@@ -174,72 +122,7 @@ class Attempts:
             self._disk = Version(text, layout(text))
         return self._disk
 
-    def _make(
-        self, candidate: ProxyConfiguration, now: Round, disk: Version | None, *, loaded_anew: bool
-    ) -> _Made | Refused | Undecided:
-        """The rendering without unreachable orphans that HAProxy does not look after itself.
-
-        Which those are is read off a rendering with all of them, which mostly is the one wanted.
-        """
-        rotation, orphans = now.known.rotation, now.known.orphans
-        endpoints, checked = serving(rotation), frozenset[Place]()
-        places = self._proxy.directories(
-            candidate, current=disk.text if disk is not None else None, loaded_anew=loaded_anew
-        )
-        context = self._context(candidate, now, endpoints, places)
-        rendered = self._render(candidate, context, now)
-        if isinstance(rendered, Rendered) and rotation.orphans:
-            checked = checked_servers(layout(rendered.text), rotation.orphans)
-            reached = serving(rotation, orphans, checked=checked)
-            if reached != endpoints:
-                context = self._context(candidate, now, reached, places)
-                rendered = self._render(candidate, context, now)
-        if not isinstance(rendered, Rendered):
-            return rendered
-        return _Made(
-            candidate=candidate,
-            generation=now.desired.generation,
-            places=places,
-            context=context,
-            services=rendered.services,
-            version=Version(*numbered(rendered.text, before=disk.layout if disk is not None else None)),
-            rotation=rotation,
-            checked=checked,
-        )
-
-    def _render(
-        self, candidate: ProxyConfiguration, context: RenderContext, now: Round
-    ) -> Rendered | Refused | Undecided:
-        """The rendering, unless it rests on a service whose endpoints were never listed."""
-        outcome: Rendered | Refused
-        try:
-            outcome = render(candidate.template, context)
-            services = outcome.services
-        except RenderFailed as error:
-            services = error.services
-            place = template_path(candidate.tag) + (f":{error.line}" if error.line else "")
-            outcome = Refused(f"{place}: {error}")
-        now.asked.update(services)
-        return Undecided() if services - now.known.rotation.routes.keys() else outcome
-
-    def _context(
-        self, candidate: ProxyConfiguration, now: Round, endpoints: Routes, places: Directories
-    ) -> RenderContext:
-        bound = {name: effective.service for name, effective in now.desired.services.items()}
-        services = now.desired.known_services | bound
-        if candidate == self._memory.state.good:  # it may name a service that is gone by now
-            services = self._memory.state.services | services
-        return RenderContext(
-            machine=now.desired.machine,
-            services=services,
-            endpoints=endpoints,
-            certs_dir=places.certs,
-            files_dir=places.files,
-            socket=self._proxy.socket,
-            views=self._views,
-        )
-
-    async def _at_runtime(self, made: _Made, disk: Version | None, trouble: dict[str, str]) -> str | None:
+    async def _at_runtime(self, made: Made, disk: Version | None, trouble: dict[str, str]) -> str | None:
         """Brings HAProxy to the made text without a reload; why only a reload can do it."""
         wanted = made.version
         reason = needs_reload(
@@ -259,7 +142,7 @@ class Attempts:
             return None
         return reason
 
-    async def _prepare_start(self, made: _Made, disk: Version) -> Outcome:
+    async def _prepare_start(self, made: Made, disk: Version) -> Outcome:
         """Has HAProxy, which does not run, started with the made servers: later, by ``ensure``."""
         if made.version.text == disk.text:
             return Undecided()
@@ -268,7 +151,7 @@ class Attempts:
             await self._proxy.replace(made.version.text)
         return refused or Undecided()
 
-    async def _change_servers(self, made: _Made, disk: Version) -> str | None:
+    async def _change_servers(self, made: Made, disk: Version) -> str | None:
         """Has HAProxy's servers changed at runtime; why only a reload can do it."""
         wanted = made.version
         if not has_admin_socket(wanted.text):
@@ -288,7 +171,7 @@ class Attempts:
             self._disk = wanted
         return reason
 
-    async def _exchange_certificates(self, made: _Made, disk: Version) -> str | None:
+    async def _exchange_certificates(self, made: Made, disk: Version) -> str | None:
         """Has HAProxy use the certificates of now; why only a reload can do it."""
         certs = made.candidate.certs
         if certs == self._exchanged:
@@ -307,7 +190,7 @@ class Attempts:
         return None
 
     async def _by_reload(
-        self, made: _Made, disk: Version | None, now: Round, reason: str
+        self, made: Made, disk: Version | None, now: Round, reason: str
     ) -> Accepted | Refused | Undecided:
         """Has HAProxy load the text, together with what changes in a moment."""
         text = made.version.text
@@ -322,7 +205,7 @@ class Attempts:
             return Undecided()
         return await self._check_and_load(made, disk, reason)
 
-    async def _check_and_load(self, made: _Made, disk: Version | None, reason: str) -> Accepted | Refused:
+    async def _check_and_load(self, made: Made, disk: Version | None, reason: str) -> Accepted | Refused:
         """Has HAProxy check the text and load it. Raises HAProxyError when it could not be asked."""
         if (refused := await self._check(made)) is not None:
             return refused
@@ -345,7 +228,7 @@ class Attempts:
         await self._remember_good(made, how="reload")
         return Accepted(text, made.checked)
 
-    async def _check(self, made: _Made) -> Refused | None:
+    async def _check(self, made: Made) -> Refused | None:
         """What ``haproxy -c`` has against the text."""
         candidate = made.candidate
         checked = await self._proxy.check(made.version.text, candidate)
@@ -355,7 +238,7 @@ class Attempts:
         messages = explain(checked.messages, tag=candidate.tag, file=checked.file, lines=lines)
         return self._refuse(made, in_tree("\n".join(messages), candidate.tag, made.places), by_reload=False)
 
-    def _refuse(self, made: _Made, error: str, *, by_reload: bool) -> Refused:
+    def _refuse(self, made: Made, error: str, *, by_reload: bool) -> Refused:
         _log.warning("HAProxy refuses the configuration", tag=made.candidate.tag, reason=error)
         now = time.monotonic()
         refusal = self._refusals.add(
@@ -369,16 +252,16 @@ class Attempts:
         self._alarm.within(refusal.backoff.ready_at - now)
         return Refused(error)
 
-    async def _remember_all(self, made: _Made, **more: object) -> None:
+    async def _remember_all(self, made: Made, **more: object) -> None:
         """What may be routed to from now on must be known after a crash, and what was routed to, too."""
         await self._memory.remember(endpoints=made.known_with(self._memory.state.endpoints), **more)
 
-    async def _remember_good(self, made: _Made, *, how: str) -> None:
+    async def _remember_good(self, made: Made, *, how: str) -> None:
         self._trace_routes(made, how)
         services = {name: as_named(made.context.services[name]) for name in sorted(made.services)}
         await self._memory.remember(good=made.candidate, services=services, endpoints=made.routes)
 
-    def _trace_routes(self, made: _Made, how: str) -> None:
+    def _trace_routes(self, made: Made, how: str) -> None:
         """Notes what became of each endpoint; ``how``: at runtime, or by a reload."""
         before = self._routed or {}
         routed = named_in(made.version.layout, {name: made.context.endpoints[name] for name in made.services})

@@ -147,8 +147,10 @@ def layout(text: str) -> Layout:
     """Takes a configuration apart."""
     reader = _Reader()
     lines = text.split("\n")
+    last = len(lines) - 1
     for number, line in enumerate(lines):
-        reader.read(number, line, whole=number + 1 < len(lines))
+        if number == last or not reader.takes_server(number, line):
+            reader.read(number, line, whole=number < last)
     return reader.layout(lines)
 
 
@@ -163,22 +165,32 @@ class _Reader:
         self._earlier: list[_Open] = []
         self._now: _Open | None = None
         self._can_serve = False
+        self._serving: _Open | None = None
+        """``_now`` where a server line is ours if it can be read."""
         self._conditions = 0
 
+    def takes_server(self, number: int, line: str) -> bool:
+        """A line that is a server of ours, as most lines are: nothing else is done with it."""
+        now = self._serving
+        if now is None or now.traits.opaque:
+            return False
+        server = server_of_line(line, now.traits.default)
+        if server is None or server.name in now.lines:
+            return False
+        now.lines[server.name] = number, server
+        return True
+
     def read(self, number: int, line: str, *, whole: bool) -> None:
-        """One line; ``whole``: it ends with a line feed."""
-        now = self._now
-        if now is not None and self._can_serve and not self._conditions and "server" in line:
-            server = server_of_line(line, now.traits.default)
-            if server is not None and whole and not now.traits.opaque and server.name not in now.lines:
-                now.lines[server.name] = number, server
-                return
+        """Any other line; ``whole``: it ends with a line feed."""
+        if self._serving is not None:
+            server = server_of_line(line, self._serving.traits.default)
             if server is not None:
-                now.others.append(server)
+                self._serving.others.append(server)
         found = words(line)
         if found:
             self._rest[number] = normal(line)
             self._take(found, literal=literal_words(line) is not None)
+            self._serving = None if self._conditions or not self._can_serve else self._now
         if line and not whole:
             self._rest[number] = f"{normal(line)} (no line feed)"
 

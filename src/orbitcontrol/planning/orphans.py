@@ -169,17 +169,14 @@ def serving(
     is out in any case: that is no lack of knowledge.
     """
     unreached = {orphan.place for orphan in orphans if orphan.reach.out} - set(checked)
-    fit = {
-        service: {
-            address: endpoint
-            for address, endpoint in entries.items()
-            if Place(service, address) not in rotation.unfit
-        }
-        for service, entries in rotation.routes.items()
-    }
     return {
-        service: _serving_of(service, entries, orphans=rotation.orphans, unreached=unreached)
-        for service, entries in fit.items()
+        service: _serving_of(
+            entries,
+            unfit=_addresses(rotation.unfit, service),
+            orphans=_addresses(rotation.orphans, service),
+            unreached=_addresses(unreached, service),
+        )
+        for service, entries in rotation.routes.items()
     }
 
 
@@ -216,25 +213,29 @@ def _standstill_of(place: Place, rotation: Rotation) -> str:
     return "its service has no published endpoint"
 
 
+def _addresses(places: Iterable[Place], service: str) -> frozenset[str]:
+    return frozenset(place.address for place in places if place.service == service)
+
+
 def _serving_of(
-    service: str,
     entries: Mapping[str, Endpoint],
     *,
-    orphans: Collection[Place],
-    unreached: Collection[Place],
+    unfit: frozenset[str],
+    orphans: frozenset[str],
+    unreached: frozenset[str],
 ) -> dict[str, Endpoint]:
-    up = {address: endpoint for address, endpoint in entries.items() if endpoint.state == "up"}
-    reached = {
-        address: endpoint for address, endpoint in up.items() if Place(service, address) not in unreached
+    up = {
+        address: endpoint
+        for address, endpoint in entries.items()
+        if endpoint.state == "up" and address not in unfit
     }
+    reached = {address: endpoint for address, endpoint in up.items() if address not in unreached}
     if reached:
         return reached
     returning = {
         address: endpoint
         for address, endpoint in entries.items()
-        if endpoint.state == "draining"
-        and Place(service, address) in orphans
-        and Place(service, address) not in unreached
+        if endpoint.state == "draining" and address in orphans - unreached - unfit
     }
     return returning or up
 

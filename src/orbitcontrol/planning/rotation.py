@@ -125,7 +125,10 @@ def rotate(
             for service, entries in published.items()
         }
     )
-    owners = _owners(believed)
+    none_absent = all(
+        known.get(service, {}).keys() <= entries.keys() for service, entries in believed.items()
+    )
+    owners = {} if none_absent else _owners(believed)
     for service, entries in believed.items():
         before = known.get(service, {})
         routes[service] = {address: endpoint for address, endpoint in entries.items() if endpoint}

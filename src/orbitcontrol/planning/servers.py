@@ -115,12 +115,13 @@ def plan_servers(
     for name, section in wanted.sections.items():
         runs, before = running.get(name, {}), disk.sections.get(name, _NO_SECTION)
         for server in section.servers.values():
+            line, now_runs = before.servers.get(server.name), runs.get(server.name)
+            if now_runs is not None and now_runs == server.as_said and (line is server or line == server):
+                continue
             place = Place(name, server.name)
             known = departures.leaving.get(place)
-            line = known.line if known is not None else before.servers.get(server.name) or added.get(place)
-            now_runs = runs.get(server.name)
-            if now_runs is None or now_runs != server.as_said or line != server:
-                batch.keep(place, server, now_runs, line=line, returns=known is not None)
+            line = known.line if known is not None else line or added.get(place)
+            batch.keep(place, server, now_runs, line=line, returns=known is not None)
         for gone in sorted(runs.keys() - section.servers.keys()):
             if section.is_ours(gone) and before.is_ours(gone):
                 place = Place(name, gone)

@@ -293,7 +293,7 @@ def test_sections_that_the_text_does_not_have_are_haproxys_own() -> None:
 
 def test_a_batch_takes_servers_out_first_and_drains_others_last() -> None:
     wanted, disk = (
-        text("new :83", "kept 10.0.0.1:82 weight 3"),
+        text("new 10.0.0.1:83", "kept 10.0.0.1:82 weight 3"),
         text("s 10.0.0.1:80", "t 10.0.0.1:81", "kept 10.0.0.1:82"),
     )
     found = plan(wanted, disk, None, Departures(draining={"t"}))
