@@ -69,6 +69,7 @@ class ServerKeeper:
         self._look_every = look_every
         self._added: dict[Place, Server] = {}
         self._pause = _FIRST_PAUSE
+        self._right = ""
         self._corrected = ""
         self._corrected_at = -math.inf
 
@@ -82,6 +83,7 @@ class ServerKeeper:
         """HAProxy was loaded anew: it has the servers of the file, and no others."""
         self.leaving = {}
         self._added = {}
+        self._right = ""
 
     async def converge(
         self,
@@ -114,9 +116,11 @@ class ServerKeeper:
             return f"HAProxy does not take it at runtime: {refused[0]}"
         failure = await self._write(wanted, disk, saved)
         refused = await self._proxy.execute(plan.then)
-        self._note(wanted, disk, plan)
-        removed = {Place(each.section, each.server) for each in plan.then if isinstance(each, Remove)}
-        self.leaving = {place: each for place, each in plan.leaving.items() if place not in removed}
+        self._note(wanted, plan)
+        stay = {reason.partition(": ")[0] for reason in refused}
+        removed = [each for each in plan.then if isinstance(each, Remove) and each.where not in stay]
+        gone = {Place(each.section, each.server) for each in removed}
+        self.leaving = {place: each for place, each in plan.leaving.items() if place not in gone}
         for reason in refused:
             _log.info("a server stays for now", reason=reason)
         self._look_again()
@@ -125,6 +129,7 @@ class ServerKeeper:
         if failure is not None:
             raise failure
         self._added = {}
+        self._right = wanted.text
         return None
 
     def _note_added(self, wanted: Version, commands: Collection[Command]) -> None:
@@ -159,8 +164,8 @@ class ServerKeeper:
             draining = {place for place in draining if sessions.get(place, 0) == 0}
         return frozenset(draining)
 
-    def _note(self, wanted: Version, disk: Version, plan: ServerPlan) -> None:
-        """Logs the batch. One that the texts do not explain puts right what somebody else did."""
+    def _note(self, wanted: Version, plan: ServerPlan) -> None:
+        """Logs the batch. One for a text of which all was right already puts right what somebody else did."""
         batch = [
             command
             for command in (*plan.first, *plan.then)
@@ -169,7 +174,7 @@ class ServerKeeper:
         if not batch:
             return
         commands = "; ".join(command.text() for command in batch[:_NAMED])
-        if wanted.text == disk.text:
+        if wanted.text == self._right:
             self._corrected = f"somebody else changed its servers; put right: {commands}"
             self._corrected_at = time.monotonic()
             _log.warning("servers put right", commands=commands, count=len(batch))
