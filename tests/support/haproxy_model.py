@@ -50,7 +50,8 @@ def does(running: Running, commands: tuple[Command, ...]) -> Servers:
 
 
 def _fresh(server: Server, *, added: bool = False) -> RunningServer:
-    place = literal_address(server.address)
+    host, colon, port = server.address.rpartition(":")
+    place = ("0.0.0.0", int(port)) if colon and host in ("", "*") else literal_address(server.address)
     assert place is not None, f"the model looks up no names: {server.address}"
     return RunningServer(
         host=place[0],
