@@ -6,7 +6,6 @@ What its servers are then is ``planning.server_model``, which is checked against
 
 from __future__ import annotations
 
-from orbitcontrol.codec.haproxy_lines import literal_address
 from orbitcontrol.codec.haproxy_runtime import Add, Command, Remove, Running, RunningServer
 from orbitcontrol.codec.haproxy_text import Layout
 from orbitcontrol.planning.server_model import after, loaded_server
@@ -19,8 +18,8 @@ def loads(layout: Layout) -> Servers:
     servers: Servers = {}
     for name, section in layout.sections.items():
         for line in (*section.servers.values(), *section.others):
-            assert literal_address(line.address), f"the model looks up no names: {line.address}"
-            servers.setdefault(name, {})[line.name] = loaded_server(line)
+            server = servers.setdefault(name, {})[line.name] = loaded_server(line)
+            assert server.host, f"the model looks up no names: {line.address}"
     return servers
 
 

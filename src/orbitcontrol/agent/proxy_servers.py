@@ -74,6 +74,7 @@ class ServerKeeper:
         """The servers as HAProxy last said, and was told since; None where it must be asked."""
         self._seen_at = -math.inf
         self._pause = _FIRST_PAUSE
+        self._right = ""
         self._corrected = ""
         self._corrected_at = -math.inf
 
@@ -88,6 +89,7 @@ class ServerKeeper:
         self.leaving = {}
         self._added = {}
         self._seen = None
+        self._right = ""
 
     async def converge(
         self,
@@ -137,11 +139,13 @@ class ServerKeeper:
             return f"HAProxy does not take it at runtime: {refused[0]}"
         failure = await self._write(wanted, disk, save)
         refused = await self._proxy.execute(plan.then)
-        self._note(wanted, disk, plan)
-        removed = {Place(each.section, each.server) for each in plan.then if isinstance(each, Remove)}
-        self.leaving = {place: each for place, each in plan.leaving.items() if place not in removed}
-        for each in refused:
-            _log.info("a server stays for now", reason=each)
+        self._note(wanted, plan)
+        stay = {reason.partition(": ")[0] for reason in refused}
+        removed = [each for each in plan.then if isinstance(each, Remove) and each.where not in stay]
+        gone = {Place(each.section, each.server) for each in removed}
+        self.leaving = {place: each for place, each in plan.leaving.items() if place not in gone}
+        for reason in refused:
+            _log.info("a server stays for now", reason=reason)
         self._look_again()
         if isinstance(failure, HAProxyError):
             raise NotWritten(str(failure)) from failure
@@ -150,6 +154,7 @@ class ServerKeeper:
         self._added = {}
         if not refused:
             self._seen = after(running, (*plan.first, *plan.then))
+        self._right = wanted.text
         return None
 
     async def _running(self, *, look: bool) -> Running:
@@ -191,8 +196,8 @@ class ServerKeeper:
             draining = {place for place in draining if sessions.get(place, 0) == 0}
         return frozenset(draining)
 
-    def _note(self, wanted: Version, disk: Version, plan: ServerPlan) -> None:
-        """Logs the batch. One that the texts do not explain puts right what somebody else did."""
+    def _note(self, wanted: Version, plan: ServerPlan) -> None:
+        """Logs the batch. One for a text of which all was right already puts right what somebody else did."""
         batch = [
             command
             for command in (*plan.first, *plan.then)
@@ -201,7 +206,7 @@ class ServerKeeper:
         if not batch:
             return
         commands = "; ".join(command.text() for command in batch[:_NAMED])
-        if wanted.text == disk.text:
+        if wanted.text == self._right:
             self._corrected = f"somebody else changed its servers; put right: {commands}"
             self._corrected_at = time.monotonic()
             _log.warning("servers put right", commands=commands, count=len(batch))

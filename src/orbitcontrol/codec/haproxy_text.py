@@ -50,16 +50,29 @@ _SECTIONS = _PROXIES | {
 _STICKY = frozenset({"cookie", "persist", "stick", "appsession"})
 _HASHES = ("hash", "hdr", "rdp-cookie", "source", "uri", "url_param")
 _PIECES = re.compile(r"""[\s,()/{}"'\\]+""")
+_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 _NAMES_SERVERS = re.compile(r"\bsrv_|\btrack\b|\buse-server\b")
 """What refers to servers by their names, also in a way of which only HAProxy knows the outcome."""
+
+
+class Template(Struct, frozen=True):
+    """The servers of a ``server-template``: their names begin so, and end with one of these numbers."""
+
+    prefix: str
+    numbers: range
+
+    def makes(self, server: str) -> bool:
+        """True for one of its servers."""
+        number = server.removeprefix(self.prefix)
+        return server.startswith(self.prefix) and number in map(str, self.numbers)
 
 
 class Section(Struct, frozen=True, kw_only=True):
     """What a ``backend`` or ``listen`` section says of its servers.
 
     ``sticky``: sessions are bound to servers by cookies or tables. ``hashed``: requests are spread by
-    consistent hashing over the servers' numbers. ``untouched`` and ``prefixes`` name servers that are
-    not ours: by their names, and by how the names begin; ``others`` are their lines that can be read.
+    consistent hashing over the servers' numbers. ``untouched`` and ``templates`` name servers that
+    are not ours; ``others`` are their lines, as far as they can be read.
     ``opaque``: what HAProxy has in it is known to nobody but HAProxy, so none of it is ours.
     """
 
@@ -68,7 +81,7 @@ class Section(Struct, frozen=True, kw_only=True):
     sticky: bool = False
     hashed: bool = False
     untouched: frozenset[str] = frozenset()
-    prefixes: tuple[str, ...] = ()
+    templates: tuple[Template, ...] = ()
     opaque: bool = False
 
     def is_ours(self, server: str) -> bool:
@@ -77,7 +90,7 @@ class Section(Struct, frozen=True, kw_only=True):
             self.opaque
             or server in self.untouched
             or server.startswith(UNTOUCHED)
-            or any(_numbered(prefix, server) for prefix in self.prefixes)
+            or any(template.makes(server) for template in self.templates)
         )
 
 
@@ -111,7 +124,7 @@ class _Open:
         self.lines: dict[str, tuple[int, Server]] = {}
         self.others: list[Server] = []
         self.untouched: set[str] = set()
-        self.prefixes: list[str] = []
+        self.templates: list[Template] = []
 
     def notice(self, found: tuple[str, ...], *, certain: bool) -> None:
         """Takes in a line that is no server of ours. ``certain``: HAProxy reads these very words."""
@@ -127,16 +140,24 @@ class _Open:
                 self.traits = structs.replace(traits, consistent=kind == "consistent")
             case ["disabled" | "enabled" as state]:
                 self.traits = structs.replace(traits, disabled=state == "disabled")
-            case ["server-template", prefix, *_]:
-                self.prefixes.append(prefix)
+            case ["server-template", prefix, numbers, *_]:
+                self._makes(prefix, numbers)
             case ["server", name, *_]:
                 self.untouched.add(name)
-            case ["use-server", name, *_] if "%" in name:  # it chooses draining servers, too
-                self.traits = structs.replace(traits, sticky=True)
-            case [keyword, *_] if keyword in _STICKY:
+            # a `use-server` by a format chooses draining servers, too
+            case [keyword, name, *_] if keyword in _STICKY or (keyword == "use-server" and "%" in name):
                 self.traits = structs.replace(traits, sticky=True)
             case _:
                 pass
+
+    def _makes(self, prefix: str, numbers: str) -> None:
+        """A ``server-template`` for ``3`` servers, or those of ``2-5``."""
+        found = _RANGE.fullmatch(numbers)
+        if found is None:
+            self.hides()
+            return
+        first, last = (1, int(found[1])) if found[2] is None else (int(found[1]), int(found[2]))
+        self.templates.append(Template(prefix, range(first, last + 1)))
 
     def hides(self) -> None:
         """Nobody but HAProxy can tell what is in it."""
@@ -246,7 +267,7 @@ class _Reader:
             sticky=traits.sticky or traits.algorithm.startswith("rdp-cookie"),
             hashed=traits.consistent and traits.algorithm.startswith(_HASHES),
             untouched=frozenset(section.untouched | set(names)),
-            prefixes=tuple(section.prefixes),
+            templates=tuple(section.templates),
             opaque=opaque,
         )
 
@@ -289,7 +310,3 @@ def _references(rest: Iterable[str], sections: Iterable[_Open]) -> frozenset[str
 def _is_made_up(line: str) -> bool:
     """True where HAProxy makes words of something else than what stands there."""
     return ("$" in line and '"' in line) or "\\x" in line
-
-
-def _numbered(prefix: str, name: str) -> bool:
-    return name.startswith(prefix) and name[len(prefix) :].isdecimal()

@@ -6,6 +6,8 @@ Quotes, escapes, comments and environment variables as in the configuration manu
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import islice
 
 _SPACES = " \t\r\v\f"
 """What separates words: C's ``isspace``, not Unicode's."""
@@ -13,7 +15,7 @@ _SPACES = " \t\r\v\f"
 _WORD = re.compile(rf"[^{_SPACES}]+")
 _TOKEN = re.compile(
     rf"""(?P<space>[{_SPACES}]+)|(?P<comment>\#.*)"""
-    rf"""|(?P<word>(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^{_SPACES}\\"'\#])+)|(?P<odd>.)""",
+    rf"""|(?P<word>(?:\\.|"(?:\\.|[^"\\])*"|'[^']*'|[^{_SPACES}\\"'\#]++)+)|(?P<odd>.)""",
     re.DOTALL,
 )
 _ESCAPE = re.compile(r"""\\(.)|"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
@@ -37,7 +39,7 @@ def literal_words(line: str) -> tuple[str, ...] | None:
         return None
     if not any(character in line for character in "#\"'"):
         return tuple(_WORD.findall(line))
-    tokens = _tokens(line)
+    tokens = list(_tokens(line))
     found = tuple(_ESCAPE.sub(_resolved, match[0]) for match in tokens)
     return None if "" in found or any(match.lastgroup == "odd" for match in tokens) else found
 
@@ -51,17 +53,16 @@ def normal(line: str) -> str:
 
 def end_of_word(line: str, number: int) -> int:
     """Where in the line its word with this number (from 1) ends."""
-    return _tokens(line)[number - 1].end()
+    is_plain = not any(character in line for character in "#\\\"'")
+    return next(islice(_WORD.finditer(line) if is_plain else _tokens(line), number - 1, None)).end()
 
 
-def _tokens(line: str) -> list[re.Match[str]]:
-    found = []
+def _tokens(line: str) -> Iterator[re.Match[str]]:
     for match in _TOKEN.finditer(line):
         if match.lastgroup == "comment":
             break
         if match.lastgroup != "space":
-            found.append(match)
-    return found
+            yield match
 
 
 def _resolved(match: re.Match[str]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 
 from orbitcontrol.codec.haproxy_text import Layout, Section, layout
 from orbitcontrol.codec.haproxy_words import end_of_word
@@ -35,11 +36,16 @@ def numbered(text: str, *, before: Layout | None) -> tuple[str, Layout]:
     for name, section in hashed.items():
         earlier = before.sections.get(name) if before is not None else None
         for server, number in _numbers(section, earlier).items():
-            line = lines[read.numbers[name][server]]
-            end = end_of_word(line, _ADDRESS)
-            lines[read.numbers[name][server]] = f"{line[:end]} id {number}{line[end:]}"
+            at = read.numbers[name][server]
+            lines[at] = _with_number(lines[at], number)
     text = "\n".join(lines)
     return text, layout(text)
+
+
+@lru_cache(maxsize=16384)
+def _with_number(line: str, number: int) -> str:
+    end = end_of_word(line, _ADDRESS)
+    return f"{line[:end]} id {number}{line[end:]}"
 
 
 def _numbers(section: Section, earlier: Section | None) -> Mapping[str, int]:

@@ -45,7 +45,7 @@ def after(running: Running, commands: Sequence[Command]) -> Running:
 
 def loaded_server(line: Server, *, added: bool = False) -> RunningServer:
     """How a server begins, from the file or when it is ``added`` at runtime."""
-    host, port = literal_address(line.address) or ("", 0)
+    host, port = literal_address(line.address) or _any(line.address)
     return RunningServer(
         host=host,
         port=port,
@@ -53,6 +53,12 @@ def loaded_server(line: Server, *, added: bool = False) -> RunningServer:
         weight=line.weight,
         unchecked=added and "check" in line.options,
     )
+
+
+def _any(address: str) -> tuple[str, int]:
+    """``:80`` and ``*:80`` are any address; what has to be looked up is none yet."""
+    host, _, port = address.rpartition(":")
+    return ("0.0.0.0", int(port)) if host in ("", "*") and port.isdecimal() else ("", 0)  # noqa: S104 -- HAProxy's word
 
 
 def _changed(runs: RunningServer, command: Command) -> RunningServer:

@@ -41,6 +41,8 @@ backend plain
     server s1 127.0.0.2 disabled
     server 's2' [::1]:2 check inter 1h addr 127.0.0.1 port @PORT@
     server nocheck-s 127.0.0.3:3
+    server s3 :3
+    server s4 *:4
 listen hashed
     balance source
     hash-type consistent
@@ -176,4 +178,4 @@ async def test_a_refusal_in_the_middle_stops_nothing_behind_it(runtime: RuntimeS
     commands: list[Command] = [SetState(section="plain", server="none", state="maint")]
     commands += [new(server=f"n{number}") for number in range(300)]
     assert len(await runtime.execute(commands)) == 1
-    assert len((await runtime.servers())["plain"]) == 304
+    assert len((await runtime.servers())["plain"]) == 306

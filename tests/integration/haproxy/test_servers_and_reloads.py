@@ -12,7 +12,7 @@ import pytest
 from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
 from orbitcontrol.model.state import Reload
-from support.haproxy import LoadBalancer, serving
+from support.haproxy import LoadBalancer, an_endpoint, answers, eventually, killed_and_back, serving
 from support.haproxy_homes import DISTRIBUTION, EVERY_HAPROXY, DistributionHome, HAProxyHome, http_get, on
 from support.haproxy_servers import (
     BOTH_VERSIONS,
@@ -177,6 +177,34 @@ async def test_without_a_runtime_socket_each_change_is_a_reload_and_that_is_told
     assert await balancer.board.reloads.wait_for(lambda _: len(counted.reasons) == 2, timeout=20)
     assert all("there is no runtime socket" in reason for reason in counted.reasons)
     assert "each change is a reload" in await balancer.problem("template")
+
+
+async def test_an_haproxy_that_is_down_is_not_given_a_file_that_keeps_it_down(
+    balancer: LoadBalancer, three: Three
+) -> None:
+    one, two, _ = three
+    with_line(balancer, "{{ e.address }} weight {{ e.attributes.weight | default(1) }}")
+    await serving(balancer, one)
+    await killed_and_back(balancer)
+    os.kill((await balancer.home.processes()).master, signal.SIGKILL)  # it is started after a pause now
+    await balancer.problem("haproxy", "does not run")
+    put(balancer, one, **{two.address: an_endpoint(attributes={"weight": "257"})})
+    assert "weight of server" in await balancer.problem("template", "257")
+    await eventually(lambda: answers(balancer), "HAProxy serves again")
+    await agreed(balancer, one)
+
+
+async def test_a_template_with_carriage_returns_is_like_others(balancer: LoadBalancer, three: Three) -> None:
+    one, two, _ = three
+    balancer.home.template = balancer.home.template.replace("\n", "\r\n")
+    await serving(balancer, one)
+    counted = await reloads_of(balancer)
+    put(balancer, one, two)
+    await agreed(balancer, one, two)
+    written = balancer.home.config.stat()
+    await looks_again(balancer)
+    assert balancer.home.config.stat() == written
+    await counted.none()
 
 
 async def test_an_haproxy_that_hangs_is_told_and_holds_up_nothing_for_good(

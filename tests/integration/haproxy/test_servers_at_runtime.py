@@ -103,6 +103,27 @@ async def test_a_server_that_returns_while_it_leaves_is_taken_back(
     await counted.none()
 
 
+async def test_a_server_that_cannot_be_forgotten_yet_is_still_known_when_it_returns(
+    balancer: LoadBalancer, three: Three, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, _ = three
+    await serving(balancer, two)
+    request = asyncio.create_task(http_get(balancer.home.port, "/slow"))
+    await two.asked.wait()
+    counted = await reloads_of(balancer)
+    monkeypatch.setattr("orbitcontrol.planning.servers.KEPT", 0.1)
+    put(balancer, one)
+    await becomes(balancer, two, "maint")
+    for _ in range(2):  # HAProxy refuses to delete it while it has a connection
+        await looks_again(balancer)
+    assert (await states(balancer))[name(two)] == "maint"
+    put(balancer, one, two)
+    await agreed(balancer, one, two)
+    two.go.set()
+    assert await request == "200 two"
+    await counted.none()
+
+
 async def server_id(balancer: LoadBalancer, server: WebServer) -> str:
     """The number that HAProxy gave it when it was added."""
     rows = [row.split() for row in (await balancer.home.runtime("show servers state web")).splitlines()]
