@@ -187,6 +187,11 @@ class Machine:
         """What the daemon has logged."""
         return self.log.read_text() if self.log.exists() else ""
 
+    def changes_of_haproxy(self) -> int:
+        """How often the daemon has changed its HAProxy, by what it has logged."""
+        log, said = self.text(), ("HAProxy reload", "servers changed at runtime", "servers put right")
+        return sum(log.count(words) for words in said)
+
     def close(self) -> None:
         if self._process is not None:
             self.stop(signal.SIGKILL)

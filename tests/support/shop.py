@@ -86,9 +86,6 @@ class Shop:
         problems: list[dict[str, Any]] = self.cluster.orbitctl("status", "-o", "json").json["Problems"]
         return " ".join(each["Reason"] for each in problems if f"endpoint web {LOST}:" in each["Subject"])
 
-    def reloads(self) -> int:
-        return self.balancer.text().count("HAProxy loaded a new configuration")
-
     def get(self) -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
         try:

@@ -48,12 +48,12 @@ def test_a_restarted_daemon_changes_nothing(site: Site) -> None:
     endpoints = [one["Endpoint"] for one in site.cluster.endpoints("web")]
 
     def routed() -> bool:
-        loads = [line for line in site.machine.text().splitlines() if "HAProxy loaded" in line]
-        return all(any(f"web/web-{endpoint}" in line for line in loads) for endpoint in endpoints)
+        return all(f"server web-{endpoint} " in config.read_text() for endpoint in endpoints)
 
+    config = site.haproxy / "haproxy.cfg"
     eventually(routed, what="both instances in HAProxy")
-    before = site.started_at(), site.workers(), site.cluster.stored("services/")
-    loads = site.machine.text().count("HAProxy loaded")
+    before = site.started_at(), site.workers(), site.cluster.stored("services/"), config.read_text()
+    changes = site.machine.changes_of_haproxy()
     site.machine.stop()
     assert site.get() == "this is R1"
     site.machine.start()
@@ -61,8 +61,9 @@ def test_a_restarted_daemon_changes_nothing(site: Site) -> None:
         lambda: site.machine.text().count("configuration in force") == 2, what="the configuration read"
     )
     assert site.get() == "this is R1"
-    assert (site.started_at(), site.workers(), site.cluster.stored("services/")) == before
-    assert site.machine.text().count("HAProxy loaded") == loads
+    after = site.started_at(), site.workers(), site.cluster.stored("services/"), config.read_text()
+    assert after == before
+    assert site.machine.changes_of_haproxy() == changes
 
 
 def test_a_refused_or_a_second_template_leaves_the_last_good_one_serving_with_current_endpoints(

@@ -16,13 +16,13 @@ def test_a_killed_daemons_service_is_served_until_it_ends_itself_and_again_when_
     shop: Shop,
 ) -> None:
     shop.start()
-    before = shop.reloads()
+    before = shop.balancer.changes_of_haproxy()
 
     shop.lost.stop(signal.SIGKILL)
     eventually(lambda: shop.published() == {BALANCER}, what="the lease ended")
     eventually(lambda: "in rotation while this machine can connect" in shop.told(), what="named in status")
     assert shop.answers(10) == {LOST, BALANCER}
-    assert shop.reloads() == before
+    assert shop.balancer.changes_of_haproxy() == before
 
     shop.servers[LOST].stop()
     eventually(lambda: "out of rotation" in shop.told(), what="out of rotation when nobody answers")
