@@ -188,6 +188,6 @@ async def _off_loop(call: Callable[..., _T], *arguments: object) -> _T:
     try:
         return await asyncio.to_thread(call, *arguments)
     except OSError as error:
-        raise HAProxyError(
-            f"{error.filename}: {error.strerror}; HAProxy's files cannot be written"
-        ) from error
+        # a write to a full disk does not say where
+        place = error.filename or next((each for each in arguments if isinstance(each, Path)), "HAProxy")
+        raise HAProxyError(f"{place}: {error.strerror}; HAProxy's files cannot be written") from error

@@ -6,12 +6,15 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.haproxy.proxy import HAProxy, HAProxySettings
 from orbitcontrol.model.state import Reload
+from orbitcontrol.planning.proxy import ProxyState
+from orbitcontrol.statedir import StateDirectory
 from support.haproxy import LoadBalancer, an_endpoint, answers, eventually, killed_and_back, serving
 from support.haproxy_homes import DISTRIBUTION, EVERY_HAPROXY, DistributionHome, HAProxyHome, http_get, on
 from support.haproxy_servers import (
@@ -249,21 +252,32 @@ def on_small_disk(haproxy_home: HAProxyHome) -> Iterator[HAProxyHome]:
         haproxy_home.end()
 
 
+@pytest.mark.parametrize("state_too", [True, False], ids=["state too", "HAProxy's files alone"])
 async def test_a_full_disk_keeps_no_dead_server_in_rotation(
-    on_small_disk: HAProxyHome, balancer: LoadBalancer, three: Three
+    on_small_disk: HAProxyHome,
+    balancer: LoadBalancer,
+    three: Three,
+    tmp_path: Path,
+    *,
+    state_too: bool,
 ) -> None:
     one, two, third = three
+    if not state_too:
+        balancer.files = StateDirectory(tmp_path)
+        balancer.state = Remembered(balancer.files, "haproxy.json", ProxyState, ProxyState())
     await serving(balancer, one, two)
     with no_space_left(on_small_disk.directory):
         before = on_small_disk.config.read_text()
+        counted = await reloads_of(balancer)
         put(balancer, one, third)
         await becomes(balancer, two, "maint")
-        await balancer.problem("haproxy", "No space left")
+        told = await balancer.problem("haproxy", "No space left")
+        assert told.startswith(str(on_small_disk.directory))
+        assert ".check" not in told, "a reload was tried, in vain"
         await becomes(balancer, third, "ready")
         put(balancer, third)
         await becomes(balancer, one, "maint")
         assert on_small_disk.config.read_text() == before
-        counted = await reloads_of(balancer)
     await agreed(balancer, third)
     await balancer.settled()
     assert await balancer.board.problems.cell.wait_for(lambda told: not told, timeout=20)

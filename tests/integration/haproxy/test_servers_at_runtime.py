@@ -150,11 +150,15 @@ async def test_a_server_under_a_cookie_goes_to_maintenance_although_it_drains(
 ) -> None:
     one, two, _ = three
     with_line(balancer, section="    cookie S insert\n")
-    await serving(balancer, one, two)
+    await serving(balancer, two)
+    request = asyncio.create_task(http_get(balancer.home.port, "/slow"))
+    await two.asked.wait()
     counted = await reloads_of(balancer)
     put(balancer, one, **drained(two))
     await becomes(balancer, two, "maint")
     await agreed(balancer, one)
+    two.go.set()
+    assert await request == "200 two"
     await counted.none()
 
 
