@@ -13,7 +13,7 @@ from support.certificates import Authority
 from support.haproxy import LoadBalancer, WebServer, eventually
 from support.haproxy_homes import EVERY_HAPROXY
 
-pytestmark = [pytest.mark.integration, EVERY_HAPROXY]
+pytestmark = pytest.mark.integration
 
 
 class Site:
@@ -76,6 +76,7 @@ async def site(balancer: LoadBalancer, web_servers: tuple[WebServer, WebServer],
     return site
 
 
+@EVERY_HAPROXY
 async def test_a_changed_certificate_is_exchanged_without_a_reload(site: Site) -> None:
     pid = (await site.balancer.home.processes()).workers
     new = site.pem("b.example")
@@ -89,6 +90,7 @@ async def test_a_changed_certificate_is_exchanged_without_a_reload(site: Site) -
     assert site.path.stat().st_mode & 0o777 == 0o600
 
 
+@EVERY_HAPROXY
 async def test_a_broken_certificate_is_refused_by_name_and_the_old_one_stays(site: Site) -> None:
     path, good = site.path, site.path.read_text()
     broken = site.balancer.import_template(site.template, certs={"site.pem": "no certificate\n"})

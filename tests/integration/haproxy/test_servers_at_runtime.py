@@ -167,6 +167,7 @@ async def test_what_somebody_else_changes_is_put_right_and_told(balancer: LoadBa
     one, two, third = three
     with_line(balancer, "{{ e.address }} check inter 1h")
     await serving(balancer, one, two)
+    await looks_again(balancer)
     counted = await reloads_of(balancer)
     server = name(two)
     for command, repair in (
@@ -190,8 +191,9 @@ async def test_what_somebody_else_changes_is_put_right_and_told(balancer: LoadBa
 async def test_a_server_that_is_said_to_be_down_is_up_again(balancer: LoadBalancer, three: Three) -> None:
     one, two, _ = three
     await serving(balancer, one, two)
+    await looks_again(balancer)
     await balancer.home.runtime(f"set server web/{name(two)} health down")
-    assert "health up" in await balancer.problem("haproxy", "put right")
+    assert "put right" in await balancer.problem("haproxy", "health up")
     await agreed(balancer, one, two)
 
 

@@ -19,8 +19,8 @@ from support.haproxy_servers import BOTH_VERSIONS, agreed, name, put, running, w
 pytestmark = [pytest.mark.integration, BOTH_VERSIONS]
 
 SERVERS = 8
-CHAOS = 12.0
-TRAFFIC = 8.0
+CHAOS = 6.0
+TRAFFIC = 4.0
 """Seconds."""
 
 PACE = 0.005
