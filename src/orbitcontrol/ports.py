@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from orbitcontrol.codec.haproxy import CheckResult
-from orbitcontrol.codec.haproxy_runtime import Command, Running
 from orbitcontrol.model.configuration import ProxyConfiguration
 from orbitcontrol.model.containers import (
     ContainerEvent,
@@ -33,9 +31,13 @@ from orbitcontrol.model.stored import (
     Range,
     Reading,
 )
-from orbitcontrol.planning.leaving_workers import LeavingWorker
-from orbitcontrol.planning.proxy import Directories, Life
-from orbitcontrol.planning.servers import Place
+
+if TYPE_CHECKING:  # commands need a store alone, and would pay for HAProxy's modules at each start
+    from orbitcontrol.codec.haproxy import CheckResult
+    from orbitcontrol.codec.haproxy_runtime import Command, Running
+    from orbitcontrol.planning.leaving_workers import LeavingWorker
+    from orbitcontrol.planning.proxy import Directories, Life
+    from orbitcontrol.planning.servers import Place
 
 
 class Store(Protocol):
