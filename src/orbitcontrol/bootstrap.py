@@ -104,13 +104,10 @@ async def _until_told_to_end(
         raise _first_cause(group) from group
 
 
-async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store) -> None:
-    """Assembles the loops around one board and runs them side by side."""
-    board = Board()
-    runtime = DockerRuntime(settings.docker_host)
-    container_checks = DockerChecks(runtime.host)
+def _probers(container_checks: DockerChecks) -> dict[type, Prober]:
+    """Who asks each kind of check."""
     names = Names()
-    probers: dict[type, Prober] = {
+    return {
         HttpCheck: HttpProber(names),
         TcpCheck: TcpProber(names),
         ExecCheck: ExecProber(container_checks),
@@ -118,6 +115,14 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
         GrpcCheck: GrpcProber(),
         DummyCheck: DummyProber(),
     }
+
+
+async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store) -> None:
+    """Assembles the loops around one board and runs them side by side."""
+    board = Board()
+    runtime = DockerRuntime(settings.docker_host)
+    container_checks = DockerChecks(runtime.host)
+    probers = _probers(container_checks)
     machine, keys = settings.machine, settings.keys
     host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
     listen = f"{host}:{settings.listen_port}"
