@@ -62,6 +62,19 @@ class Keys(Struct, frozen=True):
     def machine_revisions(self, service: str) -> Range:
         return Range.prefix(f"{self.base}/deployments/{service}/machines/")
 
+    def rollout(self, service: str) -> str:
+        return f"{self.base}/deployments/{service}/rollout"
+
+    def history(self, service: str) -> Range:
+        """The rollouts of the service that are over."""
+        return Range.prefix(f"{self.base}/deployments/{service}/history/")
+
+    def past_rollout(self, service: str, rollout: str) -> str:
+        return f"{self.base}/deployments/{service}/history/{rollout}"
+
+    def deployments_of(self, service: str) -> Range:
+        return Range.prefix(f"{self.base}/deployments/{service}/")
+
     @property
     def deployments(self) -> Range:
         return Range.prefix(f"{self.base}/deployments/")
@@ -76,6 +89,47 @@ class Keys(Struct, frozen=True):
     @property
     def services(self) -> Range:
         return Range.prefix(f"{self.base}/services/")
+
+    def service(self, service: str) -> Range:
+        """All that daemons write about one service."""
+        return Range.prefix(f"{self.base}/services/{service}/")
+
+    def load_balancer(self, service: str, address: str) -> str:
+        return f"{self.base}/services/{service}/loadbalancers/{address}"
+
+    def load_balancers(self, service: str) -> Range:
+        return Range.prefix(f"{self.base}/services/{service}/loadbalancers/")
+
+    def ack(self, service: str, endpoint_id: str, address: str) -> str:
+        """``address`` is the load balancer's."""
+        return f"{self.base}/services/{service}/acks/{endpoint_id}/{address}"
+
+    def acks(self, service: str) -> Range:
+        return Range.prefix(f"{self.base}/services/{service}/acks/")
+
+    def slot(self, service: str, number: int) -> str:
+        """``number`` counts from 0; ranges compare as text, hence four digits."""
+        return f"{self.base}/services/{service}/slots/{number:04d}"
+
+    def slots(self, service: str) -> Range:
+        return Range.prefix(f"{self.base}/services/{service}/slots/")
+
+    def slots_from(self, service: str, number: int) -> Range:
+        """The slots at and above ``number``."""
+        return Range(self.slot(service, number), self.slots(service).end)
+
+    def progress(self, service: str, address: str) -> str:
+        return f"{self.base}/services/{service}/progress/{address}"
+
+    def progress_of(self, service: str) -> Range:
+        return Range.prefix(f"{self.base}/services/{service}/progress/")
+
+    def drain(self, address: str) -> str:
+        return f"{self.base}/drains/{address}"
+
+    @property
+    def drains(self) -> Range:
+        return Range.prefix(f"{self.base}/drains/")
 
     def machine(self, address: str) -> str:
         return f"{self.base}/machines/{address}"
