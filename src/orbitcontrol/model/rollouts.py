@@ -132,7 +132,10 @@ class LoadBalancer(_Stored, frozen=True, kw_only=True):
 
 
 class MachineDrain(_Stored, frozen=True, kw_only=True):
-    """``drains/<address>``: this machine is to be emptied; sessions are cut off at ``deadline`` ("": never)."""
+    """``drains/<address>``: this machine is to be emptied. ``deadline`` ends the wait for sessions.
+
+    "" where it has none.
+    """
 
     deadline: str = ""
     user: str = ""
