@@ -28,6 +28,7 @@ LABEL_SERIAL = "orbitcontrol.serial"
 LABEL_CONFIG_HASH = "orbitcontrol.config-hash"
 LABEL_MACHINE = "orbitcontrol.machine"
 LABEL_PORT = "orbitcontrol.port"
+LABEL_ROLLOUT = "orbitcontrol.rollout"
 
 _DEFAULT_LOG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
 
@@ -43,7 +44,11 @@ class InstanceKey(Struct, frozen=True, order=True):
 
 
 class WantedContainer(Struct, frozen=True, kw_only=True):
-    """A container to run. ``port`` is where it answers: 0 for a worker, None for one yet to be picked."""
+    """A container to run. ``port`` is where it answers: 0 for a worker, None for one yet to be picked.
+
+    ``rollout`` is the one that it is started in, and ``relaunch`` the one that wants it started anew whatever
+    runs already; "" for none.
+    """
 
     key: InstanceKey
     name: str
@@ -52,6 +57,8 @@ class WantedContainer(Struct, frozen=True, kw_only=True):
     port: int | None
     config_hash: str
     effective: EffectiveService
+    rollout: str = ""
+    relaunch: str = ""
 
 
 class OwnContainer(Struct, frozen=True, kw_only=True):
@@ -64,6 +71,7 @@ class OwnContainer(Struct, frozen=True, kw_only=True):
     revision_source: str
     serial: int
     port: int
+    rollout: str = ""
 
     @property
     def alive(self) -> bool:
@@ -138,6 +146,7 @@ def own_container(container: ObservedContainer, *, address: str) -> OwnContainer
         revision_source=labels.get(LABEL_REVISION_SOURCE, ""),
         serial=serial,
         port=port,
+        rollout=labels.get(LABEL_ROLLOUT, ""),
     )
 
 
@@ -202,6 +211,7 @@ def orbit_labels(wanted: WantedContainer, port: int) -> dict[str, str]:
         LABEL_CONFIG_HASH: wanted.config_hash,
         LABEL_MACHINE: wanted.address,
         LABEL_PORT: str(port),
+        LABEL_ROLLOUT: wanted.rollout,
     }
 
 

@@ -1,0 +1,385 @@
+"""The next step of one machine for one service. The protocol is told in ``planning.rollouts``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import structs
+
+from orbitcontrol.model.rollouts import Progress, Rollout
+from orbitcontrol.model.runs import RunId
+from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer
+from orbitcontrol.planning.rollout_aims import (
+    active,
+    aim_of,
+    alive,
+    digest_of,
+    has_failed,
+    is_done,
+    is_kept,
+    matches,
+    outdated,
+)
+from orbitcontrol.planning.rollout_replacement import Move, Replacement, replace
+from orbitcontrol.planning.rollout_steps import (
+    Action,
+    Advance,
+    Begin,
+    Claim,
+    Complete,
+    Directive,
+    Evict,
+    Fail,
+    Pause,
+    Plan,
+    Release,
+    Remove,
+    Report,
+    Rest,
+    Settle,
+    Stop,
+    Take,
+    Wait,
+)
+from orbitcontrol.planning.rollout_turns import (
+    canary_full,
+    canary_over,
+    free_slot,
+    may_go_out,
+    owing,
+)
+from orbitcontrol.planning.rollouts import PROGRESS_DEADLINE, Held, Local, Memory, Shared, is_up, telling
+
+_MOVES = ("running", "complete")
+"""States of a rollout in which machines take slots for it; complete: late ones."""
+
+
+def plan(local: Local, shared: Shared, memory: Memory, *, now: float) -> Plan:
+    """What the machine does next for the service; ``now`` is the clock of ``memory``."""
+    mine = shared.held_by(local.address)
+    if mine is not None:
+        return _with_slot(mine, local, shared, memory, now)
+    return _without_slot(local, shared, memory, now)
+
+
+def _with_slot(mine: tuple[int, Held], local: Local, shared: Shared, memory: Memory, now: float) -> Plan:
+    _, held = mine
+    aim = aim_of(local, shared, in_slot=True)
+    rollout = active(local, shared)
+    before = _before_steps(local, shared, memory, now, mine=mine)
+    if before is not None:
+        directives = _held_back(local) if now < memory.retry_at else _as_marked(local)
+        return Plan(action=before, aim=aim, directives=directives, in_hand=True)
+    lenient = rollout is None or has_failed(local, rollout) or is_done(local)
+    given = Replacement(
+        local=local,
+        shared=shared,
+        memory=memory,
+        now=now,
+        aim=aim,
+        policy=local.update if rollout is None or lenient else rollout.policy,
+        rollout=rollout,
+        lenient=lenient,
+        reason=held.slot.reason,
+    )
+    move = replace(given) or Move(_ended(local, rollout))
+    action, directives = move.action, {**_held_back(local), **move.directives}
+    if held.slot.step == "waiting" and not isinstance(action, Release):
+        return Plan(action=_looked(local, shared, held, given), aim=aim, directives={}, in_hand=True)
+    action = _in_step(action, held, local, memory, now)
+    return Plan(action=action, aim=aim, directives=directives, in_hand=True)
+
+
+def _before_steps(
+    local: Local, shared: Shared, memory: Memory, now: float, *, mine: tuple[int, Held]
+) -> Action | None:
+    """What comes before the steps of a replacement; None when they can be taken."""
+    number, held = mine
+    rollout = active(local, shared)
+    if held.slot.session != local.session:
+        return Claim(number)
+    if now < memory.retry_at:
+        return _given_back(local)
+    if rollout is None and _is_unread(local, shared):
+        return Wait(step=held.slot.step, reason="a newer rollout is about to be read")
+    if _is_to_join(local, rollout):
+        return Report(structs.replace(_progress(local, rollout), step=held.slot.step))
+    return None
+
+
+def _looked(local: Local, shared: Shared, held: Held, given: Replacement) -> Action:
+    """The look between taking a slot and the first step in it."""
+    rollout = given.rollout
+    blocked = may_go_out(local, shared, held)
+    if not blocked and rollout is not None and rollout.state not in _MOVES and not given.lenient:
+        blocked = f"the rollout is {rollout.state}"
+    if not blocked:
+        return Advance("starting", held.slot.reason)
+    if not local.bound:
+        return Release(None)
+    return Release(structs.replace(_progress(local, rollout), reason=blocked))
+
+
+def _in_step(action: Action, held: Held, local: Local, memory: Memory, now: float) -> Action:
+    """The action, once the slot and the progress tell of it, and the slot was compared a moment ago."""
+    told = telling(local)
+    match action:
+        case Wait(step=step, reason=reason):
+            is_told = told is None or (told.step, told.reason) == (step, reason)
+            return action if held.slot.step == step and is_told else Advance(step, reason)
+        case Stop() if now - memory.compared > local.ttl / 2:
+            return Advance(held.slot.step, told.reason if told is not None else "")
+        case _:
+            return action
+
+
+def _without_slot(local: Local, shared: Shared, memory: Memory, now: float) -> Plan:
+    aim = aim_of(local, shared, in_slot=False)
+    rollout = active(local, shared)
+    action = (
+        _unwanted(local, shared, memory, now)
+        if not local.bound or local.emptied
+        else _wanted(local, shared, memory, rollout, now)
+    )
+    return Plan(action=action, aim=aim, directives=_held_back(local))
+
+
+def _unwanted(local: Local, shared: Shared, memory: Memory, now: float) -> Action:
+    """Nothing of the service is to run here: what runs is stopped in a slot."""
+    if not local.bound and local.progress is not None:
+        return Report(None)
+    serving = [run for run in local.processes if run in local.endpoints] if local.emptied else []
+    if alive(local) or serving:
+        reason = "the machine is to be drained" if local.emptied else "nothing wants it here any more"
+        return _turn(local, shared, memory, now, reason=reason)
+    if local.emptied and (local.progress is None or not is_done(local)):
+        return Report(Progress(step="done", reason="the machine is drained"))
+    return Rest()
+
+
+def _wanted(local: Local, shared: Shared, memory: Memory, rollout: Rollout | None, now: float) -> Action:
+    """The service is to run here."""
+    progress = local.progress
+    action = _joined(local, shared, rollout)
+    if action is None and progress is not None and progress.step == "failed":
+        action = _gone_back(local, shared, memory, now)
+    if action is None and is_done(local):
+        action = _after_done(local, shared, memory, rollout, now)
+    if action is None and not outdated(local, local.target):
+        action = _first_start(local, rollout, memory, now)
+    if action is None and (rollout is None or rollout.state not in _MOVES):
+        state = f"the rollout is {rollout.state}" if rollout is not None else "no rollout is under way"
+        action = _told(local, rollout, Wait(step="waiting", reason=state))
+    if action is None and rollout is not None:
+        action = _prepared(local, shared, memory, rollout, now)
+    return action or Rest()
+
+
+def _joined(local: Local, shared: Shared, rollout: Rollout | None) -> Action | None:
+    """How this machine comes to take part in what is wanted of it; None when it does."""
+    progress, olds = local.progress, outdated(local, local.target)
+    if _is_to_join(local, rollout):
+        if rollout is not None and rollout.state == "complete" and not olds and progress is not None:
+            return None if progress.target == digest_of(local.target) else Report(_progress(local, rollout))
+        return Report(_progress(local, rollout))
+    if progress is not None and progress.target == digest_of(local.target):
+        return None
+    if not olds or all(own.run_id in local.condemned for own in olds):
+        return Report(_progress(local, rollout))
+    if _is_unread(local, shared):
+        return Wait(step="waiting", reason="a newer rollout is about to be read")
+    return Begin("configuration", _why(local))
+
+
+def _is_unread(local: Local, shared: Shared) -> bool:
+    """True while the store has a rollout for this machine whose configuration it has not read yet.
+
+    A machine that has failed needs not know it: it goes back in any case.
+    """
+    rollout = shared.rollout
+    if rollout is None or not rollout.concerns(local.address) or not local.bound or local.emptied:
+        return False
+    return active(local, shared) is None and not has_failed(local, None)
+
+
+def _is_to_join(local: Local, rollout: Rollout | None) -> bool:
+    """True when there is a rollout for this machine that its progress does not speak of."""
+    if rollout is None or not local.bound or local.emptied:
+        return False
+    return local.progress is None or local.progress.rollout != rollout.id
+
+
+def _gone_back(local: Local, shared: Shared, memory: Memory, now: float) -> Action:
+    """A machine that has failed: what it ran before runs, or is started; what did not prove itself goes."""
+    settled = local.settled if local.settled is not None else local.target
+    olds = outdated(local, settled)
+    if olds and local.settled is not None:
+        return _turn(local, shared, memory, now, reason="goes back after a failure")
+    kept = _leftover(local) if alive(local) else None
+    return Rest() if kept is None else Remove(kept, "its successor serves")
+
+
+def _leftover(local: Local) -> OwnContainer | None:
+    """A kept container that was forgotten, because the slot went before it."""
+    return next((own for own in local.own if is_kept(own) and not own.alive), None)
+
+
+def _after_done(local: Local, shared: Shared, memory: Memory, rollout: Rollout | None, now: float) -> Action:
+    olds = outdated(local, local.target)
+    if olds:
+        condemned = any(own.run_id in local.condemned for own in olds)
+        reason = "its checks keep failing" if condemned else "a container too many"
+        return _turn(local, shared, memory, now, reason=reason)
+    kept = _leftover(local)
+    if kept is not None:
+        return Remove(kept, "its successor serves")
+    if rollout is not None and rollout.state == "running":
+        owed = owing(rollout, shared)
+        if not owed:
+            return Complete()
+        if canary_over(rollout, shared):
+            return Pause(_canary_words(rollout, shared))
+    if local.settled != local.target and (rollout is None or rollout.state == "complete"):
+        return Settle()
+    return Rest()
+
+
+def _first_start(local: Local, rollout: Rollout | None, memory: Memory, now: float) -> Action:
+    """Nothing has to be stopped here: whoever starts what is missing does so, and the rollout hears of it."""
+    if _is_complete(local):
+        return Report(structs.replace(_progress(local, rollout), step="done", reason=""))
+    if rollout is None or rollout.state != "running":
+        return Wait(step="verifying")
+    deadline = rollout.policy.healthy_deadline
+    over = memory.joined + (PROGRESS_DEADLINE if local.images else float(deadline))
+    given_up = next((reason for reason in local.images.values() if reason), "")
+    if not given_up and now < over:
+        return _told(local, rollout, Wait(step="verifying", until=over))
+    told = [*local.failures.values(), *(one.reason for one in local.health.values() if one.reason)]
+    reason = given_up or f"not healthy within {deadline}: {next(iter(told), 'it does not run')}"
+    newest = max(local.own, key=lambda own: own.container.started_at, default=None)
+    return Fail(reason, newest.container.id if newest is not None else "")
+
+
+def _is_complete(local: Local) -> bool:
+    """True when every instance that is wanted runs, is healthy, and is published."""
+    runs = {own.key: own.run_id for own in alive(local)}
+    if not {one.key for one in local.target} <= runs.keys():
+        return False
+    return all(
+        run in local.endpoints if local.has_endpoint else is_up(local.health.get(run))
+        for run in runs.values()
+    )
+
+
+def _prepared(local: Local, shared: Shared, memory: Memory, rollout: Rollout, now: float) -> Action:
+    """Everything that can be done before a slot is taken, then the slot."""
+    missing = [one.image for one in local.target if one.image in local.images]
+    if missing:
+        given_up = local.images[missing[0]]
+        if given_up or now - memory.joined >= PROGRESS_DEADLINE:
+            return Fail(given_up or f"image {missing[0]} could not be pulled within {PROGRESS_DEADLINE:g} s")
+        return _told(local, rollout, Wait(step="pulling", reason=f"pulls {missing[0]}"))
+    if rollout.state == "running" and canary_over(rollout, shared):
+        return Pause(_canary_words(rollout, shared))
+    if rollout.state == "running" and canary_full(rollout, shared):
+        return _told(local, rollout, Wait(step="waiting", reason="the canary comes first"))
+    return _turn(local, shared, memory, now, reason=_why(local))
+
+
+def _turn(local: Local, shared: Shared, memory: Memory, now: float, *, reason: str) -> Action:
+    """Takes a slot when it may, after whoever is proven gone has lost his."""
+    for number, held in sorted(shared.slots.items()):
+        if held.slot.machine in shared.roster.gone:
+            return Evict(number)
+    if now < memory.retry_at:
+        told = local.progress.reason if local.progress is not None else ""
+        return Wait(step="waiting", reason=told, until=memory.retry_at)
+    rollout, free = active(local, shared), free_slot(local, shared)
+    if free is None:
+        return _told(local, rollout, Wait(step="waiting"))
+    blocked = may_go_out(local, shared, None)
+    if blocked:
+        return _told(local, rollout, Wait(step="waiting", reason=blocked))
+    return Take(free, reason)
+
+
+def _told(local: Local, rollout: Rollout | None, wait: Wait) -> Action:
+    """The wait, once this machine's progress tells of it."""
+    told = telling(local)
+    if told is None or (told.step, told.reason) == (wait.step, wait.reason):
+        return wait
+    return Report(structs.replace(_progress(local, rollout), step=wait.step, reason=wait.reason))
+
+
+def _progress(local: Local, rollout: Rollout | None) -> Progress:
+    """This machine's progress as it goes on in the rollout."""
+    before = local.progress or Progress()
+    digest = digest_of(local.target)
+    same = before.target == digest and (rollout is None or before.rollout == rollout.id)
+    return Progress(
+        rollout=rollout.id if rollout is not None else before.rollout,
+        step=before.step if same else "waiting",
+        reason=before.reason if same else "",
+        target=digest,
+        replaced=same and before.replaced,
+    )
+
+
+def _ended(local: Local, rollout: Rollout | None) -> Action:
+    """All is as aimed at: the slot is given back."""
+    if not local.bound:
+        return Release(None)
+    if local.emptied:
+        return Release(Progress(step="done", reason="the machine is drained"))
+    progress = _progress(local, rollout)
+    if has_failed(local, rollout) or is_done(local):
+        return Release(progress)
+    return Release(structs.replace(progress, step="done", reason="", replaced=True))
+
+
+def _given_back(local: Local) -> Action:
+    """The drain is taken back: when nothing drains any more, so is the slot."""
+    if any(endpoint.state == "draining" for endpoint in local.endpoints.values()):
+        return Wait(step="waiting", reason="the drain is taken back")
+    if not local.bound:
+        return Release(None)
+    progress = local.progress or Progress()
+    return Release(progress if telling(local) is None else structs.replace(progress, step="waiting"))
+
+
+def _as_marked(local: Local) -> dict[RunId, Directive]:
+    """Everything stays as the session before left it."""
+    marked: dict[RunId, Directive] = {
+        run: "drain" if endpoint.state == "draining" else "expose"
+        for run, endpoint in local.endpoints.items()
+        if endpoint.ack
+    }
+    return {**_held_back(local), **marked}
+
+
+def _held_back(local: Local) -> dict[RunId, Directive]:
+    """Runs that are not published for now: of others' processes, on a machine that is to be drained."""
+    if not local.emptied:
+        return {}
+    return {run: "hold" for run in local.processes if run not in local.endpoints}
+
+
+def _why(local: Local) -> str:
+    """What is about to change, for people."""
+    wanted: Mapping[object, WantedContainer] = {one.key: one for one in local.target}
+    for own in outdated(local, local.target):
+        one = wanted.get(own.key)
+        if one is None:
+            return f"instance {own.key.instance} is not wanted any more"
+        if own.revision != one.effective.revision:
+            return f"revision {own.revision} becomes {one.effective.revision}"
+        if one.relaunch and not matches(own, one, local) and own.config_hash == one.config_hash:
+            return "relaunch"
+    return "its configuration changed"
+
+
+def _canary_words(rollout: Rollout, shared: Shared) -> str:
+    count = rollout.policy.canary
+    left = len(owing(rollout, shared))
+    return f"canary: {count} done, {left} to go: promote or roll back"
