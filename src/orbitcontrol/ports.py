@@ -126,6 +126,9 @@ class ContainerRuntime(Protocol):
     async def stop(self, container_id: str, *, grace: float) -> None:
         """Asks it to end, kills it after ``grace`` seconds; no error when it has ended or is gone."""
 
+    async def rename(self, container_id: str, name: str) -> None:
+        """Gives the container, which may run, another name. Raises DockerError when it is taken."""
+
     async def remove(self, container_id: str) -> None:
         """Removes an ended or created container with its anonymous volumes; no error when it is gone."""
 

@@ -4,11 +4,11 @@ The loops never call one another. Each publishes what it knows in a cell of the 
 the cells it depends on; a cell holds only the latest value, so a slow loop sees the newest state
 and never a backlog. The way through the board is the way of a service to its users:
 
-    desired ──► runs ──► verdicts ──► published
-    (store)    (docker)  (checks)     (store)
+    desired ──► aims ──► runs ──► verdicts ──► published
+    (store)    (rollouts) (docker) (checks)     (store)
 
-``retiring`` runs against the stream: the containers loop puts a run there before it stops it, and
-the endpoints loop withdraws it, after which it is no longer in ``published``.
+``directives`` run against the stream: the rollouts loop says there which runs are to drain, and the
+endpoints loop marks them and tells in ``directed`` that it has.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from msgspec import Struct
 from orbitcontrol.agent.trace import Trace
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired
+from orbitcontrol.model.rollouts import MachineDrain, Rollout
 from orbitcontrol.model.runs import Run, RunId, Verdict
-from orbitcontrol.model.state import InstanceReport, Problem, ProxyVerdict, ProxyWorkers, Reload
+from orbitcontrol.model.state import Endpoint, InstanceReport, Problem, ProxyVerdict, ProxyWorkers, Reload
+from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer
 from orbitcontrol.planning.orphans import Writes
+from orbitcontrol.planning.rollout_steps import Directive
 
 _log = Log(__name__)
 
@@ -156,12 +159,57 @@ class History:
         self.went_back.set(time.monotonic())
 
 
+class Standing(Struct, frozen=True, kw_only=True):
+    """What the store says of rollouts at ``revision``: the newest one of each service of this machine."""
+
+    revision: int
+    rollouts: Mapping[str, Rollout] = {}
+    drain: MachineDrain | None = None
+
+
+class Guard(Struct, frozen=True):
+    """The key of a slot, and the revision of the store at which it was last written."""
+
+    key: str
+    revision: int
+
+
+class Directives(Struct, frozen=True, kw_only=True):
+    """What is to become of endpoints, by run; what a service's slot must be when one is marked for it."""
+
+    runs: Mapping[RunId, Directive] = {}
+    guards: Mapping[str, Guard] = {}
+
+
 class Session(Struct, frozen=True, kw_only=True):
     """One life of the daemon under one lease; ``resumed`` when it began in an earlier process."""
 
     id: str
     lease: int
     resumed: bool
+
+
+class RolloutCells:
+    """What the rollouts loop and the others tell each other."""
+
+    def __init__(self) -> None:
+        self.standing: Cell[Standing | None] = Cell("standing", None)
+        """The rollouts and the drain of this machine, read together with what is desired."""
+        self.own: Cell[tuple[OwnContainer, ...] | None] = Cell("own", None)
+        """This machine's containers, ended ones too; None until they were looked at, and while Docker is
+        silent."""
+        self.aims: Cell[Mapping[str, tuple[WantedContainer, ...]]] = Cell("aims", {})
+        """What each service's containers are to be now. Nothing is started of a service that is missing."""
+        self.in_hand: Cell[frozenset[str]] = Cell("in_hand", frozenset())
+        """The services whose containers the rollouts loop alone starts and removes for now."""
+        self.busy: Cell[frozenset[str]] = Cell("busy", frozenset())
+        """The services that the containers loop has an action under way for."""
+        self.directives: Cell[Directives | None] = Cell("directives", None)
+        """What is to become of endpoints in a rollout; None until it is known: then they stay as they are."""
+        self.directed: Cell[Directives | None] = Cell("directed", None)
+        """The directives that are carried out in the store."""
+        self.publications: Cell[Mapping[RunId, Endpoint]] = Cell("publications", {})
+        """The endpoints that this machine has in the store, by their run."""
 
 
 class Board:
@@ -185,7 +233,6 @@ class Board:
         """Services whose containers cannot be seen now, because Docker is silent or their configuration
         is held: that ``runs`` has none of them says nothing."""
         self.verdicts: Cell[Mapping[RunId, Verdict]] = Cell("verdicts", {})
-        self.retiring: Cell[frozenset[RunId]] = Cell("retiring", frozenset())
         self.published: Cell[frozenset[RunId]] = Cell("published", frozenset())
         """The runs whose endpoints are in the store, as far as this daemon knows."""
         self.stands_for: Cell[Mapping[str, RunId]] = Cell("stands_for", {})
@@ -213,5 +260,6 @@ class Board:
         store takes writes."""
         self.writes: Cell[Writes | None] = Cell("writes", None)
         """The writes of the machine's record; None when the last one failed."""
+        self.rollouts = RolloutCells()
         self.problems = Problems()
         self.trace = Trace()

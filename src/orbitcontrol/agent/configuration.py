@@ -1,7 +1,7 @@
 """What this machine is to be: the loop that turns the store's configuration into ``board.desired``.
 
-Two watches wake it: ``config/meta``, which changes with every import, and ``deployments/``, which
-changes with every new revision. Neither is trusted for content, because separate watches have no
+Three watches wake it: ``config/meta``, which changes with every import, ``deployments/``, which changes
+with every new revision and every rollout, and this machine's own key in ``drains/``. None is trusted for content, because separate watches have no
 common order: the loop reads everything that concerns the machine at one revision of the store.
 
 Knowing less never replaces knowing more (invariant I1). Without ``config/meta``, or with one that
@@ -15,11 +15,12 @@ and new revisions go on being followed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 
 from msgspec import Struct, structs
 
-from orbitcontrol.agent.board import Board, Wake
+from orbitcontrol.agent.board import Board, Standing, Wake
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.agent.mirror import Mirror
 from orbitcontrol.agent.remembered import Remembered
@@ -30,6 +31,7 @@ from orbitcontrol.codec.values import decode
 from orbitcontrol.errors import UndecodableValue
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, MachineIdentity
+from orbitcontrol.model.rollouts import MachineDrain, Rollout
 from orbitcontrol.model.state import ConfigMeta, Revisions
 from orbitcontrol.model.stored import KeyValue, Range
 from orbitcontrol.planning.continuity import Trust, continue_with
@@ -69,6 +71,7 @@ class ConfigurationLoop:
         self._keys = keys
         self._machine = machine
         self._revisions = Revisions()
+        self._standing: dict[str, KeyValue] = {}
         self._complete: _Complete | None = None
         self._snapshot = Remembered(files, _SNAPSHOT, Trust, Trust())
         self._trust = self._saved = self._snapshot.load()
@@ -89,13 +92,23 @@ class ConfigurationLoop:
             history=board.history,
         )
 
+        self._drain = Mirror(
+            "drain",
+            store=store,
+            range=Range.single(keys.drain(machine.address)),
+            problems=board.problems,
+            history=board.history,
+        )
+
     async def run(self) -> None:
         """Never returns."""
+        self._drain.cell.subscribe(self._wake)
         self._meta.cell.subscribe(self._wake)
         self._deployments.cell.subscribe(self._wake)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._meta.run(), name="mirror meta")
             group.create_task(self._deployments.run(), name="mirror deployments")
+            group.create_task(self._drain.run(), name="mirror drain")
             group.create_task(self._without_store(), name="snapshot")
             await forever("configuration", self._step, wake=self._wake, problems=self._board.problems)
 
@@ -121,7 +134,9 @@ class ConfigurationLoop:
             return True
         mine = {*desired.services, *desired.held}
         newest = self._of_machine(deployments.entries.values())
-        return _restricted(newest, mine) != _restricted(self._revisions, mine)
+        if _restricted(newest, mine) != _restricted(self._revisions, mine):
+            return True
+        return self._rollouts(deployments.entries.values(), mine) != self._standing
 
     async def _read(self) -> str | None:
         """Reads the configuration and puts it in force; the reason why it could not be, or None."""
@@ -131,9 +146,10 @@ class ConfigurationLoop:
             Range.single(self._keys.global_properties),
             self._keys.service_configs,
             self._keys.deployments,
+            Range.single(self._keys.drain(self._machine.address)),
             *tags,
         )
-        metas, properties, services, deployments, *of_tags = reading.ranges
+        metas, properties, services, deployments, drains, *of_tags = reading.ranges
         if not metas:
             return NO_CONFIGURATION
         try:
@@ -147,6 +163,7 @@ class ConfigurationLoop:
         elif self._complete is None or self._complete.meta.epoch != meta.epoch:
             return APPLYING  # what is in place is neither the old nor the new configuration
         self._put_in_force(self._complete, self._of_machine(deployments))
+        self._tell_standing(reading.revision, deployments, drains)
         return APPLYING if meta.state == "applying" else None
 
     def _put_in_force(self, complete: _Complete, revisions: Revisions) -> None:
@@ -175,6 +192,32 @@ class ConfigurationLoop:
         if self._trust != self._saved:
             self._snapshot.save(self._trust)
             self._saved = self._trust
+
+    def _tell_standing(
+        self, revision: int, deployments: Iterable[KeyValue], drains: Sequence[KeyValue]
+    ) -> None:
+        """Tells of the rollouts that concern this machine; those that cannot be read stay as they were."""
+        desired = self._board.desired.value
+        self._standing = self._rollouts(deployments, desired.services if desired is not None else ())
+        before = self._board.rollouts.standing.value
+        rollouts = {}
+        for service, item in self._standing.items():
+            try:
+                rollouts[service] = decode(item.value, Rollout, key=item.key)
+            except UndecodableValue as error:
+                _log.warning("rollout cannot be read", service=service, reason=error)
+                if before is not None and service in before.rollouts:
+                    rollouts[service] = before.rollouts[service]
+        drain = MachineDrain() if drains else None
+        for item in drains:
+            with suppress(UndecodableValue):
+                drain = decode(item.value, MachineDrain, key=item.key)
+        self._board.rollouts.standing.set(Standing(revision=revision, rollouts=rollouts, drain=drain))
+
+    def _rollouts(self, deployments: Iterable[KeyValue], services: Collection[str]) -> dict[str, KeyValue]:
+        """The rollouts of these services, as they stand in the store."""
+        keys = {self._keys.rollout(service): service for service in services}
+        return {keys[item.key]: item for item in deployments if item.key in keys}
 
     async def _without_store(self) -> None:
         """Falls back when the store has not answered for a while after the start."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from orbitcontrol.agent.board import Board, Wake
-from orbitcontrol.agent.containers_actions import WITHDRAWAL_TIMEOUT, ContainerActions
+from orbitcontrol.agent.containers_actions import ContainerActions
 from orbitcontrol.agent.containers_adopted import AdoptedContainers
 from orbitcontrol.agent.containers_cleanup import ImageCleanup
 from orbitcontrol.agent.containers_images import Images
@@ -39,12 +39,19 @@ from orbitcontrol.model.configuration import Desired, EffectiveService
 from orbitcontrol.model.containers import ContainerEvent, ObservedContainer
 from orbitcontrol.model.runs import Run
 from orbitcontrol.planning.container_specs import (
+    InstanceKey,
     OwnContainer,
     WantedContainer,
     own_containers,
     wanted_containers,
 )
-from orbitcontrol.planning.containers import ActionKey, Situation, alive_by_instance, plan_containers
+from orbitcontrol.planning.containers import (
+    ActionKey,
+    Situation,
+    alive_by_instance,
+    lost_revisions,
+    plan_containers,
+)
 from orbitcontrol.planning.images import ImageNeeds
 from orbitcontrol.planning.ports import PortRange
 from orbitcontrol.ports import ContainerRuntime, StateFiles
@@ -57,12 +64,7 @@ _LONGEST_PAUSE = 5.0
 
 
 class ContainersLoop:
-    """Keeps the containers of this machine as they are wanted.
-
-    ``replacement_pause`` is the time in seconds between the withdrawal of an endpoint and the stop
-    of its container, for load balancers to follow. ``withdrawal_timeout`` bounds the wait for the
-    withdrawal itself: after it the container goes on serving, and it is tried again later.
-    """
+    """Keeps running what is aimed at. ``actions`` and ``images`` serve the rollouts loop, too."""
 
     def __init__(
         self,
@@ -71,8 +73,6 @@ class ContainersLoop:
         runtime: ContainerRuntime,
         port_range: PortRange,
         files: StateFiles,
-        replacement_pause: float = 1.0,
-        withdrawal_timeout: float = WITHDRAWAL_TIMEOUT,
         tick: float = TICK,
     ) -> None:
         self._board = board
@@ -80,19 +80,18 @@ class ContainersLoop:
         self._tick = tick
         self._wake = Wake()
         self._ports = PortPicker(port_range, files)
+        self.actions = ContainerActions(
+            runtime,
+            self._ports,
+            ended=lambda container: self._end(container.id, container.name, "it was stopped"),
+        )
+        self.images = Images(runtime, wake=self._wake)
         self._adopted = AdoptedContainers(files)
         self._cleanup = ImageCleanup(runtime, board.problems)
         self._work = ContainerWork(
             board=board,
-            actions=ContainerActions(
-                runtime,
-                board,
-                self._ports,
-                replacement_pause=replacement_pause,
-                withdrawal_timeout=withdrawal_timeout,
-                ended=lambda container: self._end(container.id, container.name, "it was stopped"),
-            ),
-            images=Images(runtime, wake=self._wake),
+            actions=self.actions,
+            images=self.images,
             cleanup=self._cleanup,
             words=LastWords(runtime),
             wake=self._wake,
@@ -108,6 +107,8 @@ class ContainersLoop:
         board = self._board
         for cell in (board.desired, board.verdicts, board.published, board.proven):
             cell.subscribe(self._wake)
+        board.rollouts.aims.subscribe(self._wake)
+        board.rollouts.in_hand.subscribe(self._wake)
         async with asyncio.TaskGroup() as group:
             self._group = self._work.group = group
             group.create_task(self._follow_events(), name="docker events")
@@ -135,15 +136,18 @@ class ContainersLoop:
         observed = self._adopted.labelled(seen, wanted.values(), address=desired.machine.address)
         own = own_containers(observed, address=desired.machine.address)
         busy |= {one.key for one in own if one.container.id in self._died}  # the next look knows more
-        alive = alive_by_instance(own, wanted)
-        self._tell_runs(desired, alive.values())
+        aimed = {one.key: one for aim in self._board.rollouts.aims.value.values() for one in aim}
+        alive = alive_by_instance(own, aimed)
+        self._tell_runs(desired, self._serving(own, alive.values()))
+        self._board.rollouts.own.set(tuple(sorted(own, key=lambda one: one.container.id)))
         self._ports.observe(_ports_in_use(desired, observed, own))
         present = {container.id for container in observed}
-        self._work.account(own, present=present, wanted=wanted, alive=alive, busy=busy)
-        plan = plan_containers(wanted.values(), self._situation(desired, observed, busy))
+        self._work.account(own, present=present, wanted=aimed, alive=alive, busy=busy)
+        lost = lost_revisions(own, wanted)
+        plan = plan_containers(aimed.values(), self._situation(desired, observed, busy, lost))
         sight = Sight(
             desired=desired,
-            wanted=wanted,
+            wanted={**wanted, **{key: one for key, one in aimed.items() if key in wanted}},
             alive=alive,
             plan=plan,
             images=await self._work.begin(plan),
@@ -157,15 +161,26 @@ class ContainersLoop:
         self._set_alarm(self._work.next_attempt(plan.waiting.values()))
         self._cleanup.look(_image_needs(desired, observed, wanted.values()), self._group)
 
+    def _serving(self, own: Iterable[OwnContainer], alive: Iterable[OwnContainer]) -> list[OwnContainer]:
+        """One container for each instance, and all that run of a service that is being replaced."""
+        in_hand = self._board.rollouts.in_hand.value
+        several = [one for one in own if one.alive and one.key.service in in_hand]
+        return [*several, *(one for one in alive if one.key.service not in in_hand)]
+
     def _situation(
-        self, desired: Desired, observed: tuple[ObservedContainer, ...], busy: Collection[ActionKey]
+        self,
+        desired: Desired,
+        observed: tuple[ObservedContainer, ...],
+        busy: Collection[ActionKey],
+        lost: Mapping[InstanceKey, str],
     ) -> Situation:
         return Situation(
             address=desired.machine.address,
             observed=observed,
             held=desired.held,
             holding=bool(desired.holding),
-            verdicts=self._board.verdicts.value,
+            lost=lost,
+            in_hand=self._board.rollouts.in_hand.value,
             published=None if self._board.proven.value is None else self._board.published.value,
             busy=busy,
             starts=self._work.starts,
@@ -200,6 +215,7 @@ class ContainersLoop:
 
     def _without_docker(self, desired: Desired, reason: str) -> None:
         """Docker is silent: what was seen before still counts, and all else goes on."""
+        self._board.rollouts.own.set(None)
         containers = {name for name, one in desired.services.items() if one.service.container is not None}
         before = self._runs_before()
         self._set_runs(

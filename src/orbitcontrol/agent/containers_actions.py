@@ -1,28 +1,20 @@
-"""How a container is started, and the one way in which a serving one is stopped.
+"""What can be done to containers, one at a time.
 
-A container may be stopped only when nobody is sent to it any more: its run is put on the board's
-``retiring``, the endpoints loop withdraws it, and only when it is no longer among the published,
-plus a pause for the load balancers to follow, the container is asked to end. When the withdrawal
-does not happen (the store cannot be reached), the container goes on serving.
+Nothing here asks whether it may: to start what is missing needs nobody's leave (``agent.containers``), and
+what serves is stopped by the rollouts loop alone, after everybody has confirmed (``agent.rollout_deployer``).
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from orbitcontrol.agent.board import Board
 from orbitcontrol.agent.containers_ports import PortPicker
-from orbitcontrol.errors import DockerError, OrbitError, PortTaken
+from orbitcontrol.errors import DockerError, PortTaken
 from orbitcontrol.log import Log
 from orbitcontrol.model.containers import ObservedContainer
-from orbitcontrol.model.runs import RunId
 from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer, container_spec
 from orbitcontrol.ports import ContainerRuntime
-
-WITHDRAWAL_TIMEOUT = 30.0
-"""Seconds that the endpoints loop has to withdraw a run before its stop is given up for now."""
 
 _PORT_ATTEMPTS = 10
 
@@ -35,18 +27,12 @@ class ContainerActions:
     def __init__(
         self,
         runtime: ContainerRuntime,
-        board: Board,
         ports: PortPicker,
         *,
-        replacement_pause: float,
-        withdrawal_timeout: float,
         ended: Callable[[ObservedContainer], None],
     ) -> None:
         self._runtime = runtime
-        self._board = board
         self._ports = ports
-        self._pause = replacement_pause
-        self._withdrawal_timeout = withdrawal_timeout
         self._ended = ended
 
     async def start(self, wanted: WantedContainer, ended: tuple[ObservedContainer, ...]) -> None:
@@ -61,17 +47,32 @@ class ContainerActions:
         finally:
             self._ports.release(wanted.key)
 
-    async def stop(self, own: OwnContainer, *, grace: float) -> None:
-        """Withdraws, stops and removes. Raises OrbitError, and then the container is as it was before."""
-        run = own.run_id
-        try:
-            if own.alive:
-                await self._withdraw(run, serves=own.port != 0 and not self._is_down(run))
-                await self._runtime.stop(own.container.id, grace=grace)
-                self._ended(own.container)  # before it counts as retiring no more: the event may be late
-            await self._runtime.remove(own.container.id)
-        finally:
-            self._board.retiring.set(self._board.retiring.value - {run})
+    async def stop(self, own: OwnContainer, *, grace: float, keep_as: str | None = None) -> None:
+        """Stops it and removes it, or keeps it under another name, which it gets first. Raises OrbitError."""
+        container = own.container
+        if keep_as is not None and container.name != keep_as:
+            await self._runtime.rename(container.id, keep_as)
+        if own.alive:
+            await self._runtime.stop(container.id, grace=grace)
+            self._ended(container)  # at once: Docker's event may be late
+        if keep_as is None:
+            await self._runtime.remove(container.id)
+
+    async def revive(self, own: OwnContainer, *, name: str, ended: tuple[ObservedContainer, ...]) -> None:
+        """Starts a container that was kept, under its old name. Raises DockerError."""
+        for container in ended:
+            await self._runtime.remove(container.id)
+        await self.rename(own, name)
+        await self._runtime.start(own.container.id)
+
+    async def rename(self, own: OwnContainer, name: str) -> None:
+        """Gives it another name. Raises DockerError."""
+        if own.container.name != name:
+            await self._runtime.rename(own.container.id, name)
+
+    async def remove(self, own: OwnContainer) -> None:
+        """Removes one that does not run. Raises DockerError."""
+        await self._runtime.remove(own.container.id)
 
     async def evict(self, stranger: ObservedContainer, *, grace: float) -> None:
         """Stops and removes a container that no endpoint stands for. Raises OrbitError."""
@@ -102,26 +103,3 @@ class ContainerActions:
             with suppress(DockerError):
                 await self._runtime.remove(container_id)
             raise
-
-    async def _withdraw(self, run: RunId, *, serves: bool) -> None:
-        """Returns when nobody is sent to the run any more. Raises OrbitError when that does not happen."""
-        board = self._board
-        board.retiring.set(board.retiring.value | {run})
-        await self._until_unpublished(run)
-        if serves:
-            await asyncio.sleep(self._pause)
-            await self._until_unpublished(run)  # a publication may have been under way when it began
-
-    def _is_down(self, run: RunId) -> bool:
-        """True when the checks say that it does not serve, so that nobody can be sent to it."""
-        verdict = self._board.verdicts.value.get(run)
-        down = verdict is not None and verdict.judged and not verdict.up
-        return down and run not in self._board.published.value
-
-    async def _until_unpublished(self, run: RunId) -> None:
-        timeout = self._withdrawal_timeout
-        if not await self._board.published.wait_for(lambda published: run not in published, timeout=timeout):
-            raise OrbitError(
-                f"its endpoint was not withdrawn within {timeout:g} s, so it goes on serving: "
-                "is the store reachable?"
-            )

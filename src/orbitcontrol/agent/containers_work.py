@@ -21,13 +21,12 @@ from orbitcontrol.agent.containers_words import LastWords
 from orbitcontrol.errors import OrbitError
 from orbitcontrol.log import Log
 from orbitcontrol.planning.backoff import Backoff, ended, failed, seen
-from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, WantedContainer
+from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, WantedContainer, is_kept
 from orbitcontrol.planning.containers import (
     Action,
     ActionKey,
     ContainerPlan,
     Remove,
-    Replace,
     Start,
     StartKey,
 )
@@ -57,7 +56,6 @@ class ContainerWork:
         self._cleanup = cleanup
         self._words = words
         self._wake = wake
-        self._wanted: Mapping[InstanceKey, WantedContainer] = {}
         self._busy: dict[ActionKey, Action] = {}
         self._starts: dict[StartKey, Backoff] = {}
         self._stops: dict[ActionKey, Backoff] = {}
@@ -90,7 +88,6 @@ class ContainerWork:
 
         ``present`` are the ids of all containers that there are.
         """
-        self._wanted = wanted
         now = _now()
         for one in own:
             key = (one.key, one.config_hash)
@@ -98,7 +95,7 @@ class ContainerWork:
             if alive.get(one.key) is one:
                 verdict = self._board.verdicts.value.get(one.run_id)
                 self._starts[key] = seen(before, up=verdict is not None and verdict.up, now=now)
-            elif one.ended and one.container.id not in self._counted and one.key not in busy:
+            elif one.ended and not is_kept(one) and self._is_new(one, busy):
                 self._counted.add(one.container.id)
                 reason = f"its container ended with exit code {one.container.exit_code}"
                 self._starts[key] = ended(before, reason=reason, now=now)
@@ -120,12 +117,18 @@ class ContainerWork:
         """
         missing: dict[str, str] = {}
         for action in plan.actions:
-            if isinstance(action, Start | Replace):
+            if isinstance(action, Start):
                 image = action.wanted.image
                 if not await self._images.ready(image, self.group):
                     missing[image] = self._images.failure(image)
                     continue
+            if (
+                isinstance(action.key, InstanceKey)
+                and action.key.service in self._board.rollouts.in_hand.value
+            ):
+                continue  # taken in hand while images were looked for
             self._busy[action.key] = action
+            self._tell_busy()
             self.group.create_task(self._carry_out(action), name=f"container {action.key}")
         self._images.keep(set(missing))
         return missing
@@ -141,14 +144,9 @@ class ContainerWork:
             match action:
                 case Start():
                     await self._start(action)
-                case Replace():
-                    grace = action.wanted.effective.service.update.stop_timeout
-                    stopped = await self._stop_own(action.outdated, grace, action.reason)
-                    # What is wanted may have changed while it drained: then the next plan decides.
-                    if stopped and self._wanted.get(action.key) == action.wanted:
-                        await self._start(Start(wanted=action.wanted, ended=(), reason=action.reason))
                 case Remove():
-                    await self._stop_own(action.unwanted, action.grace, action.reason)
+                    own = action.unwanted
+                    await self._stop(action.key, own.container.name, self._actions.remove(own), action.reason)
                 case Evict():
                     stranger = action.stranger
                     attempt = self._actions.evict(stranger, grace=action.grace)
@@ -157,7 +155,16 @@ class ContainerWork:
             if not isinstance(action, Start):
                 self._cleanup.ask()
             del self._busy[action.key]
+            self._tell_busy()
             self._wake.ring("action ended")
+
+    def _is_new(self, one: OwnContainer, busy: Collection[ActionKey]) -> bool:
+        """True for an end that was not counted yet, and that no action is the reason for."""
+        return one.container.id not in self._counted and one.key not in busy
+
+    def _tell_busy(self) -> None:
+        services = (key.service for key in self._busy if isinstance(key, InstanceKey))
+        self._board.rollouts.busy.set(frozenset(services))
 
     async def _start(self, action: Start) -> None:
         wanted = action.wanted
@@ -170,9 +177,6 @@ class ContainerWork:
             self._starts[key] = failed(self._starts.get(key, Backoff()), reason=failure, now=_now())
         else:
             _log.info("container started", container=wanted.name, reason=action.reason)
-
-    async def _stop_own(self, own: OwnContainer, grace: float, reason: str) -> bool:
-        return await self._stop(own.key, own.container.name, self._actions.stop(own, grace=grace), reason)
 
     async def _stop(self, key: ActionKey, name: str, attempt: Awaitable[None], reason: str) -> bool:
         """True when the container is gone."""

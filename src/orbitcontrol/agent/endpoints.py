@@ -13,12 +13,12 @@ one whose container was replaced meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TypeVar
 
 from orbitcontrol.agent.alarm import Alarm
-from orbitcontrol.agent.board import Board, Session, Wake
+from orbitcontrol.agent.board import Board, Guard, Session, Wake
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.keys import Keys
@@ -88,8 +88,9 @@ class EndpointsLoop:
     async def run(self) -> None:
         """Never returns."""
         board = self._board
-        for cell in (board.session, board.verdicts, board.retiring, board.runs, board.unseen, board.desired):
+        for cell in (board.session, board.verdicts, board.runs, board.unseen, board.desired):
             cell.subscribe(self._wake)
+        board.rollouts.directives.subscribe(self._wake)
         board.presumed.subscribe(self._wake)
         board.relisted.subscribe(self._wake)
         await forever("endpoints", self._step, wake=self._wake, problems=board.problems)
@@ -104,13 +105,14 @@ class EndpointsLoop:
         if runs is None or desired is None:
             return
         self._seen |= {run.id for run in runs}
+        directives = self._board.rollouts.directives.value
         presumed = {(run.service, run.instance) for run in self._board.presumed.value}
         actions = plan_endpoints(
             publisher=Publisher(self._machine.address, session.id, desired.machine.zone),
             sight=Sight(
                 runs=runs,
                 verdicts=self._board.verdicts.value,
-                retiring=self._board.retiring.value,
+                directives=None if directives is None else directives.runs,
                 unseen=self._board.unseen.value,
                 seen=self._seen,
                 delayed=self._delayed() | presumed,
@@ -118,7 +120,8 @@ class EndpointsLoop:
             published=self._published,
             new_id=self._new_id,
         )
-        await self._apply(actions, session)
+        await self._apply(actions, session, {} if directives is None else directives.guards)
+        self._board.rollouts.directed.set(directives)
         if not self._is_saved:
             self._remember(())
         self._seen &= {run.id for run in runs} | self._board.published.value
@@ -177,12 +180,12 @@ class EndpointsLoop:
             case _:
                 pass
 
-    async def _apply(self, actions: Sequence[Action], session: Session) -> None:
+    async def _apply(self, actions: Sequence[Action], session: Session, guards: Mapping[str, Guard]) -> None:
         for batch in _batches(actions, self._store.limits.operations):
             self._remember(batch)
             try:
                 revision = await self._store.commit(
-                    self._compares(batch), [self._operation(action, session) for action in batch]
+                    self._compares(batch, guards), [self._operation(action, session) for action in batch]
                 )
             except StoreError as error:
                 self._session = ""  # whether it happened is not known: look before the next step
@@ -193,12 +196,23 @@ class EndpointsLoop:
                 self._note(action, revision)
             self._settle()
 
-    def _compares(self, batch: Sequence[Action]) -> list[Compare]:
+    def _compares(self, batch: Sequence[Action], guards: Mapping[str, Guard]) -> list[Compare]:
         """What is deleted must still be our own: after a lost lease it may be another session's.
 
-        A put needs no such guard, because its lease must be alive.
+        A put needs no such guard, because its lease must be alive. What is marked to drain is, as long as its
+        service's slot is this machine's.
         """
-        return [
+        marked = {
+            action.address.service
+            for action in batch
+            if isinstance(action, Publish) and action.published.endpoint.state == "draining"
+        }
+        slots: list[Compare] = [
+            Unchanged(guards[service].key, guards[service].revision)
+            for service in sorted(marked)
+            if service in guards
+        ]
+        return slots + [
             Unchanged(
                 self._keys.endpoint(action.address.service, action.address.host_port),
                 self._revisions[action.address],
@@ -271,8 +285,9 @@ class EndpointsLoop:
 
     def _settle(self) -> None:
         """Tells the other loops what is published now."""
-        runs = (item.run for item in self._published.values())
-        self._board.published.set(frozenset(run for run in runs if run is not None))
+        published = {item.run: item.endpoint for item in self._published.values() if item.run is not None}
+        self._board.published.set(frozenset(published))
+        self._board.rollouts.publications.set(published)
 
 
 def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:

@@ -188,6 +188,11 @@ class DockerRuntime:
                 t=seconds, timeout=aiohttp.ClientTimeout(total=None)
             )
 
+    async def rename(self, container_id: str, name: str) -> None:
+        async with self._call(f"rename the container {container_id[:12]}", CHANGE_TIMEOUT) as docker:
+            await docker.containers.container(container_id).rename(name)
+            self._forget(container_id)
+
     async def remove(self, container_id: str) -> None:
         async with self._call(
             f"remove the container {container_id[:12]}", CHANGE_TIMEOUT, gone_is_fine=True

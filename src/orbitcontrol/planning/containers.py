@@ -1,29 +1,27 @@
-"""What to do about the containers of a machine: start, replace, remove, or wait.
+"""What to do about the containers of a machine that needs nobody's leave: start, clear away, or wait.
 
-``plan_containers`` compares what is wanted with what Docker shows. What matches is left alone, so a
-daemon that comes up adopts what its predecessor left.
-
-Two rules keep a service serving. What ended is started again on its own account, as often as its
-backoff allows. What runs but is outdated is replaced one instance at a time, and one that serves
-only when all the others that are up to date have proven themselves: a revision that does not work
-takes out one instance, not all.
+``plan_containers`` compares what is aimed at with what Docker shows. What runs is left alone, so a
+daemon that comes up adopts what its predecessor left; what ended is started again on its own account,
+as often as its backoff allows. To stop what runs, because it is outdated or not wanted, takes a turn:
+that is the business of ``planning.rollouts``, which also says what is aimed at. While it has a service
+in hand, nothing of that service is planned here.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
 from orbitcontrol.model.containers import ObservedContainer
-from orbitcontrol.model.runs import RunId, Verdict
+from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.service import Update
 from orbitcontrol.planning.backoff import Backoff
 from orbitcontrol.planning.container_specs import (
     InstanceKey,
     OwnContainer,
     WantedContainer,
+    is_kept,
     own_container,
     own_containers,
 )
@@ -42,23 +40,10 @@ class Start(Struct, frozen=True, kw_only=True):
         return self.wanted.key
 
 
-class Replace(Struct, frozen=True, kw_only=True):
-    """Withdraw, stop and remove a container that is outdated, then start what is wanted instead."""
-
-    wanted: WantedContainer
-    outdated: OwnContainer
-    reason: str
-
-    @property
-    def key(self) -> InstanceKey:
-        return self.wanted.key
-
-
 class Remove(Struct, frozen=True, kw_only=True):
-    """Withdraw, stop (if it runs) and remove a container that nothing wants. ``grace`` in seconds."""
+    """Remove a container that has ended and that nothing wants."""
 
     unwanted: OwnContainer
-    grace: float
     reason: str
 
     @property
@@ -66,7 +51,7 @@ class Remove(Struct, frozen=True, kw_only=True):
         return self.unwanted.key
 
 
-Action = Start | Replace | Remove | Evict
+Action = Start | Remove | Evict
 ActionKey = InstanceKey | StrangerKey
 
 StartKey = tuple[InstanceKey, str]
@@ -82,22 +67,24 @@ class ContainerPlan(Struct, frozen=True, kw_only=True):
 
 
 class Situation(Struct, frozen=True, kw_only=True):
-    """All that a plan is made from besides what is wanted. ``now`` is the backoffs' clock.
+    """All that a plan is made from besides what is aimed at. ``now`` is the backoffs' clock.
 
-    ``published`` is None until it is known what is: nothing that runs is stopped before that.
-    ``busy`` instances have an action under way; ``starts`` and ``stops`` are the backoffs of
-    instances that ended or could not be started, and of those that could not be stopped. ``holding``
-    is true while the store is not trusted: nothing is removed then. ``authoritative`` are names of
-    images that only Orbit runs here, ``foreign_ports`` those of services that somebody else runs.
+    ``published`` is None until it is known what is: no stranger that runs is stopped before that.
+    ``busy`` instances have an action under way, and services ``in_hand`` are somebody else's for now.
+    ``starts`` and ``stops`` are the backoffs of instances that ended or could not be started, and of those
+    that could not be removed. ``holding`` is true while the store is not trusted: nothing is removed then.
+    ``lost`` says of instances why what runs of them stays as it is. ``authoritative`` are names of images
+    that only Orbit runs here, ``foreign_ports`` those of services that somebody else runs.
     """
 
     address: str
     observed: tuple[ObservedContainer, ...]
     held: Collection[str] = frozenset()
     holding: bool = False
-    verdicts: Mapping[RunId, Verdict] = {}
+    lost: Mapping[InstanceKey, str] = {}
     published: Collection[RunId] | None = frozenset()
     busy: Collection[ActionKey] = frozenset()
+    in_hand: Collection[str] = frozenset()
     starts: Mapping[StartKey, Backoff] = {}
     stops: Mapping[ActionKey, Backoff] = {}
     now: float = 0.0
@@ -120,32 +107,42 @@ def alive_by_instance(
     return best
 
 
-def plan_containers(wanted: Collection[WantedContainer], situation: Situation) -> ContainerPlan:
+def plan_containers(aimed: Collection[WantedContainer], situation: Situation) -> ContainerPlan:
     """What to do now; applying all of it, and planning again, plans nothing more."""
-    by_key = {one.key: one for one in wanted}
+    by_key = {one.key: one for one in aimed}
     own = own_containers(situation.observed, address=situation.address)
     alive = alive_by_instance(own, by_key)
     unwanted = _unwanted_strangers(situation)
-    outdated = [one for one in wanted if _is_outdated(alive.get(one.key), one)]
+    missing = [one for one in aimed if one.key not in alive and one.key.service not in situation.in_hand]
     leaving = {one.name for one in unwanted}
-    awaited = {one.key for one in outdated if one.name in leaving}
     blocked = {
         one.key: reason
-        for one in outdated
-        if one.key not in awaited and (reason := _obstacle(one, situation))
+        for one in missing
+        if one.name not in leaving and (reason := _obstacle(one, situation))
     }
-    blocked |= {key: reason for key, own in alive.items() if (reason := _lost_revision(own, by_key.get(key)))}
-    kept = blocked.keys() | awaited | set(situation.busy)
-    free = [one for one in wanted if one.key not in kept]
-    starts, waiting = _starts([one for one in free if one.key not in alive], own, situation)
-    crowded = {one.key for one in own if one is not alive.get(one.key)}  # the spare one goes first
-    alone = [one for one in free if one.key not in crowded]
-    replacements = _replacements(alone, by_key, alive, situation)
-    taken = {one.key for one in starts} | {one.key for one in replacements} | set(situation.busy)
+    kept = blocked.keys() | set(situation.busy)
+    free = [one for one in missing if one.key not in kept and one.name not in leaving]
+    starts, waiting = _starts(free, own, situation)
+    taken = {one.key for one in starts} | set(situation.busy)
     removals = _removals(own, by_key, alive, taken, situation)
     evictions = _evictions(unwanted, situation)
-    actions: tuple[Action, ...] = (*evictions, *removals, *starts, *replacements)
-    return ContainerPlan(actions=actions, waiting=waiting, blocked=blocked)
+    actions: tuple[Action, ...] = (*evictions, *removals, *starts)
+    return ContainerPlan(actions=actions, waiting=waiting, blocked={**situation.lost, **blocked})
+
+
+def lost_revisions(
+    own: Iterable[OwnContainer], wanted: Mapping[InstanceKey, WantedContainer]
+) -> dict[InstanceKey, str]:
+    """Why outdated containers stay all the same: serials only grow, so the store lost their revision."""
+    return {
+        one.key: f"revision {one.revision} stays: it was set with serial {one.serial}, and the store has "
+        f"only {wanted[one.key].effective.serial}; run orbitctl recover"
+        for one in own
+        if one.alive
+        and one.key in wanted
+        and _is_outdated(one, wanted[one.key])
+        and one.serial > wanted[one.key].effective.serial
+    }
 
 
 def _unwanted_strangers(situation: Situation) -> tuple[ObservedContainer, ...]:
@@ -187,7 +184,7 @@ def _starts(
     starts: list[Start] = []
     waiting: dict[InstanceKey, Backoff] = {}
     for wanted in missing:
-        ended = [one for one in own if one.key == wanted.key]
+        ended = [one for one in own if one.key == wanted.key and not is_kept(one)]
         if any(one.container.state == "removing" for one in ended):
             continue  # its name is free when Docker says that it is gone
         backoff = situation.starts.get((wanted.key, wanted.config_hash))
@@ -199,98 +196,30 @@ def _starts(
     return starts, waiting
 
 
-def _replacements(
-    candidates: Iterable[WantedContainer],
-    wanted: Mapping[InstanceKey, WantedContainer],
-    alive: Mapping[InstanceKey, OwnContainer],
-    situation: Situation,
-) -> list[Replace]:
-    """At most one outdated container a service, and none that serves while another is not proven."""
-    outdated: dict[str, list[WantedContainer]] = defaultdict(list)
-    for one in candidates:
-        if one.key in alive and _is_outdated(alive[one.key], one):
-            outdated[one.key.service].append(one)
-    if situation.published is None:
-        return []
-    busy = {key.service for key in situation.busy if isinstance(key, InstanceKey)}
-    replacements = []
-    for service, ones in outdated.items():
-        first = min(ones, key=lambda one: (_worth(alive[one.key], situation), one.key))
-        if service in busy or _pauses(first.key, situation):
-            continue
-        if _worth(alive[first.key], situation) and not _others_proven(service, wanted, alive, situation):
-            continue
-        old = alive[first.key]
-        replacements.append(Replace(wanted=first, outdated=old, reason=_why_replace(first, old)))
-    return replacements
-
-
 def _removals(
     own: Iterable[OwnContainer],
-    wanted: Mapping[InstanceKey, WantedContainer],
+    aimed: Mapping[InstanceKey, WantedContainer],
     alive: Mapping[InstanceKey, OwnContainer],
     taken: Collection[ActionKey],
     situation: Situation,
 ) -> list[Remove]:
-    """One container for each instance that has too many, or that nothing wants."""
+    """One ended container for each instance that has another, or that nothing wants.
+
+    One that is kept for the way back is left to whoever keeps it.
+    """
     if situation.holding:
         return []
+    spared = {*situation.held, *situation.in_hand}
     removals: dict[InstanceKey, Remove] = {}
     for one in own:
-        if one.key.service in situation.held or one.key in taken or one.container.state == "removing":
+        if one.alive or one.container.state == "removing" or is_kept(one):
             continue
-        if one.key in wanted and (one is alive.get(one.key) or one.key not in alive):
+        if one.key.service in spared or one.key in taken or _pauses(one.key, situation):
             continue
-        if _pauses(one.key, situation) or (one.alive and situation.published is None):
+        if one.key in aimed and one.key not in alive:
             continue
-        grace = wanted[one.key].effective.service.update if one.key in wanted else Update()
-        reason = _why_remove(one, wanted)
-        removals.setdefault(one.key, Remove(unwanted=one, grace=grace.stop_timeout, reason=reason))
+        removals.setdefault(one.key, Remove(unwanted=one, reason=_why_remove(one, aimed)))
     return list(removals.values())
-
-
-def _others_proven(
-    service: str,
-    wanted: Mapping[InstanceKey, WantedContainer],
-    alive: Mapping[InstanceKey, OwnContainer],
-    situation: Situation,
-) -> bool:
-    """True when every instance of the service that is not outdated runs, is up, and is published."""
-    for key, one in wanted.items():
-        if key.service != service:
-            continue
-        current = alive.get(key)
-        if current is None:
-            return False
-        if _is_outdated(current, one):
-            continue
-        verdict = situation.verdicts.get(current.run_id)
-        reachable = current.port == 0 or _is_published(current, situation)
-        if verdict is None or not verdict.up or not reachable:
-            return False
-    return True
-
-
-def _worth(own: OwnContainer, situation: Situation) -> int:
-    """0 when its checks say that it does not serve, 1 while that is not known, 2 when it serves."""
-    verdict = situation.verdicts.get(own.run_id)
-    if _is_published(own, situation) or (verdict is not None and verdict.up):
-        return 2
-    return 0 if verdict is not None and verdict.judged else 1
-
-
-def _is_published(own: OwnContainer, situation: Situation) -> bool:
-    return situation.published is not None and own.run_id in situation.published
-
-
-def _lost_revision(own: OwnContainer, wanted: WantedContainer | None) -> str:
-    """Why an outdated container stays all the same: serials only grow, so the store lost its revision."""
-    if wanted is None or not _is_outdated(own, wanted) or own.serial <= wanted.effective.serial:
-        return ""
-    return (
-        f"revision {own.revision} stays: it was set with serial {own.serial}, and the store has only "
-        f"{wanted.effective.serial}; run orbitctl recover"
-    )
 
 
 def _is_outdated(own: OwnContainer | None, wanted: WantedContainer | None) -> bool:
@@ -320,12 +249,6 @@ def _why_start(ended: tuple[ObservedContainer, ...]) -> str:
     if last.state == "created":
         return "its container was created but never started"
     return f"its container ended with exit code {last.exit_code}"
-
-
-def _why_replace(wanted: WantedContainer, outdated: OwnContainer) -> str:
-    if outdated.revision != wanted.effective.revision:
-        return f"revision {outdated.revision} becomes {wanted.effective.revision}"
-    return "its configuration changed"
 
 
 def _why_remove(own: OwnContainer, wanted: Mapping[InstanceKey, WantedContainer]) -> str:

@@ -8,12 +8,14 @@ was published is never mentioned in the store at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Literal
 
 from msgspec import Struct
 
 from orbitcontrol.model.configuration import Desired
 from orbitcontrol.model.runs import Run, RunId, Verdict
 from orbitcontrol.model.state import Endpoint, InstanceReport
+from orbitcontrol.planning.rollout_steps import Directive
 
 
 class Address(Struct, frozen=True, order=True):
@@ -61,13 +63,14 @@ class Sight(Struct, frozen=True, kw_only=True):
     """What a machine knows of its runs.
 
     ``unseen`` names services whose containers cannot be seen now; of them only runs that were
-    ``seen`` earlier, and are gone, have ended. ``retiring`` runs are about to be stopped. ``delayed``
-    instances (service and number) have to wait before they are published anew.
+    ``seen`` earlier, and are gone, have ended. ``delayed`` instances (service and number) have to wait
+    before they are published anew. ``directives`` say what is to become of endpoints in a rollout; None
+    while that is not known.
     """
 
     runs: Collection[Run]
     verdicts: Mapping[RunId, Verdict]
-    retiring: Collection[RunId] = frozenset()
+    directives: Mapping[RunId, Directive] | None = {}
     unseen: Collection[str] = frozenset()
     seen: Collection[RunId] = frozenset()
     delayed: Collection[tuple[str, int]] = frozenset()
@@ -93,20 +96,46 @@ def plan_endpoints(
         same_run = before is not None and before.run == run.id
         if not same_run and (run.id.service, run.id.instance) in sight.delayed:
             continue
+        directive = _directive(run.id, before if same_run else None, sight)
+        if directive == "hold" or (directive == "drain" and not same_run):
+            continue  # what nobody is sent to needs no mark
+        state: Literal["up", "draining"] = "draining" if directive == "drain" else "up"
+        returns = before is not None and before.endpoint.state == "draining" and state == "up"
         endpoint = Endpoint(
-            id=before.endpoint.id if before is not None and same_run else new_id(),
+            id=before.endpoint.id if before is not None and same_run and not returns else new_id(),
             machine=publisher.machine,
             session=publisher.session,
             instance=run.id.instance,
             revision=run.revision,
+            state=state,
+            ack=directive in ("drain", "expose"),
             availability_zone=publisher.zone,
             attributes=run.effective.service.attributes,
         )
         after = Published(endpoint, run.id)
         if after != before:
-            reason = "attributes changed" if same_run else "checks passed"
+            reason = _why_publish(before if same_run else None, endpoint)
             publications.append(Publish(address, after, reason))
     return (*withdrawals, *publications)
+
+
+def _directive(run: RunId, before: Published | None, sight: Sight) -> Directive | None:
+    """What is to become of the run's endpoint; while that is not known, what was begun goes on."""
+    if sight.directives is not None:
+        return sight.directives.get(run)
+    if before is None or not before.endpoint.ack:
+        return None
+    return "drain" if before.endpoint.state == "draining" else "expose"
+
+
+def _why_publish(before: Published | None, endpoint: Endpoint) -> str:
+    if before is None:
+        return "checks passed"
+    if before.endpoint.state != endpoint.state:
+        return "about to be stopped" if endpoint.state == "draining" else "goes on serving"
+    if before.endpoint.ack != endpoint.ack:
+        return "load balancers are to confirm it" if endpoint.ack else "load balancers have confirmed it"
+    return "attributes changed"
 
 
 def address_of(run: Run) -> Address:
@@ -157,18 +186,23 @@ def _wanted(sight: Sight) -> dict[Address, Run]:
     wanted: dict[Address, Run] = {}
     for run in sorted(sight.runs, key=lambda run: run.id):
         verdict = sight.verdicts.get(run.id)
-        if run.port and verdict is not None and verdict.up and run.id not in sight.retiring:
+        if run.port and verdict is not None and verdict.up and not _is_withdrawn(run, sight):
             wanted.setdefault(address_of(run), run)
     return wanted
+
+
+def _is_withdrawn(run: Run, sight: Sight) -> bool:
+    """True for a run that somebody else stops: its endpoint goes when it has drained."""
+    return not run.id.container_id and (sight.directives or {}).get(run.id) == "hold"
 
 
 def _withdrawal(address: Address, run: RunId | None, sight: Sight) -> Withdraw | None:
     """Why an endpoint that is not wanted must go; None when nothing is known against it."""
     if run is None:
         return None if address.service in sight.unseen else Withdraw(address, "its run is not known")
-    if run in sight.retiring:
-        return Withdraw(address, "about to be stopped")
     present = next((other for other in sight.runs if other.id == run), None)
+    if present is not None and _is_withdrawn(present, sight):
+        return Withdraw(address, "the machine is to be drained")
     if present is not None and address_of(present) != address:
         return Withdraw(address, "its address changed")
     if present is not None:
