@@ -22,6 +22,7 @@ from orbitcontrol.agent.health import HealthLoop
 from orbitcontrol.agent.membership import Membership
 from orbitcontrol.agent.proxy import ProxyLoop
 from orbitcontrol.agent.record import RecordLoop
+from orbitcontrol.agent.rollouts import RolloutsLoop
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.docker.checks import DockerChecks
 from orbitcontrol.docker.runtime import DockerRuntime
@@ -128,6 +129,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
     listen = f"{host}:{settings.listen_port}"
     record = RecordLoop(board=board, store=store, keys=keys, machine=machine, check=listen)
     follower = EndpointFollower(store=store, keys=keys, problems=board.problems, history=board.history)
+    containers = ContainersLoop(board=board, runtime=runtime, port_range=settings.port_range, files=state)
     loops: dict[str, Loop] = {
         "membership": Membership(
             board=board,
@@ -140,12 +142,16 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
             new_id=_new_id,
         ),
         "configuration": ConfigurationLoop(board=board, store=store, keys=keys, machine=machine, files=state),
-        "containers": ContainersLoop(
+        "rollouts": RolloutsLoop(
             board=board,
-            runtime=runtime,
-            port_range=settings.port_range,
+            store=store,
+            keys=keys,
+            hands=containers,
             files=state,
+            ttl=settings.lease_ttl,
+            new_id=_new_id,
         ),
+        "containers": containers,
         "health": HealthLoop(board=board, probers=probers),
         "endpoints": EndpointsLoop(
             board=board, store=store, keys=keys, machine=machine, files=state, new_id=_new_id

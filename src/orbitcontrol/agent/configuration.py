@@ -1,8 +1,9 @@
 """What this machine is to be: the loop that turns the store's configuration into ``board.desired``.
 
 Three watches wake it: ``config/meta``, which changes with every import, ``deployments/``, which changes
-with every new revision and every rollout, and this machine's own key in ``drains/``. None is trusted for content, because separate watches have no
-common order: the loop reads everything that concerns the machine at one revision of the store.
+with every new revision and every rollout, and this machine's own key in ``drains/``. None is trusted for
+content, because separate watches have no common order: the loop reads everything that concerns the
+machine at one revision of the store.
 
 Knowing less never replaces knowing more (invariant I1). Without ``config/meta``, or with one that
 cannot be read, the configuration in force stays, and the machine says why; a daemon that has none in

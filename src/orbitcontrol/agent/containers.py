@@ -15,7 +15,7 @@ import asyncio
 import random
 from collections.abc import Collection, Iterable, Mapping
 
-from orbitcontrol.agent.board import Board, Wake
+from orbitcontrol.agent.board import Board, Cell, Wake
 from orbitcontrol.agent.containers_actions import ContainerActions
 from orbitcontrol.agent.containers_adopted import AdoptedContainers
 from orbitcontrol.agent.containers_cleanup import ImageCleanup
@@ -61,6 +61,7 @@ _log = Log(__name__)
 _OWNER = "containers"
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 5.0
+_LOOK_TIMEOUT = 30.0
 
 
 class ContainersLoop:
@@ -100,6 +101,8 @@ class ContainersLoop:
         self._effective: dict[str, EffectiveService] = {}
         self._ran: set[str] = set()  # services that had a run in the life of this daemon
         self._looked = False
+        self._is_looking = False
+        self._looks: Cell[int] = Cell("looks", 0)
         self._alarm: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -114,7 +117,21 @@ class ContainersLoop:
             group.create_task(self._follow_events(), name="docker events")
             await forever(_OWNER, self._step, wake=self._wake, problems=board.problems, tick=self._tick)
 
+    async def look(self) -> None:
+        """Returns when the containers were looked at, or Docker was silent, from now on."""
+        after = self._looks.value + (2 if self._is_looking else 1)
+        self._wake.ring("another look")
+        await self._looks.wait_for(lambda looks: looks >= after, timeout=_LOOK_TIMEOUT)
+
     async def _step(self, reasons: frozenset[str]) -> None:
+        self._is_looking = True
+        try:
+            await self._look(reasons)
+        finally:
+            self._is_looking = False
+            self._looks.set(self._looks.value + 1)
+
+    async def _look(self, reasons: frozenset[str]) -> None:
         if reasons & {"start", "tick"}:
             self._cleanup.ask()
         desired = self._board.desired.value

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from orbitcontrol.agent.containers_ports import PortPicker
-from orbitcontrol.errors import DockerError, PortTaken
+from orbitcontrol.agent.containers_words import LINES, SIZE
+from orbitcontrol.codec.logtext import one_line
+from orbitcontrol.errors import DockerError, OrbitError, PortTaken
 from orbitcontrol.log import Log
 from orbitcontrol.model.containers import ObservedContainer
 from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer, container_spec
@@ -73,6 +75,13 @@ class ContainerActions:
     async def remove(self, own: OwnContainer) -> None:
         """Removes one that does not run. Raises DockerError."""
         await self._runtime.remove(own.container.id)
+
+    async def last_words(self, container_id: str) -> str:
+        """The end of its log, on one line; "" where there is none to be had."""
+        try:
+            return one_line(await self._runtime.log_tail(container_id, lines=LINES, size=SIZE))
+        except OrbitError:
+            return ""
 
     async def evict(self, stranger: ObservedContainer, *, grace: float) -> None:
         """Stops and removes a container that no endpoint stands for. Raises OrbitError."""

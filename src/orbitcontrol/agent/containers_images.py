@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 
 from orbitcontrol.agent.board import Wake
 from orbitcontrol.errors import DockerError, DockerUnreachable, OrbitError
@@ -12,6 +13,10 @@ from orbitcontrol.planning.backoff import Backoff, failed
 from orbitcontrol.ports import ContainerRuntime
 
 _log = Log(__name__)
+
+_ATTEMPTS = 3
+_HOPELESS = re.compile(r"manifest unknown|not found|repository does not exist|invalid reference format")
+"""What registries and engines say of an image that there is not."""
 
 
 class Images:
@@ -22,6 +27,7 @@ class Images:
         self._wake = wake
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, Backoff] = {}
+        self._needs: dict[str, set[str]] = {}
 
     async def ready(self, image: str, group: asyncio.TaskGroup) -> bool:
         """True when the engine has the image; otherwise sees to it that it is being pulled."""
@@ -40,9 +46,18 @@ class Images:
         backoff = self._failures.get(image)
         return "" if backoff is None else backoff.reason
 
-    def keep(self, images: set[str]) -> None:
-        """Forgets the failures of all other images: nobody waits for them any more."""
-        self._failures = {image: backoff for image, backoff in self._failures.items() if image in images}
+    def given_up(self, image: str) -> str:
+        """Why nothing is to be expected of further attempts; "" while something is."""
+        backoff = self._failures.get(image)
+        if backoff is None or (backoff.attempts <= _ATTEMPTS and not _HOPELESS.search(backoff.reason)):
+            return ""
+        return backoff.reason
+
+    def keep(self, owner: str, images: set[str]) -> None:
+        """Says which images ``owner`` waits for; failures of those that nobody waits for are forgotten."""
+        self._needs[owner] = images
+        needed = set[str]().union(*self._needs.values())
+        self._failures = {image: backoff for image, backoff in self._failures.items() if image in needed}
 
     def next_attempt(self) -> float | None:
         """When the first failed pull may be tried again, on the event loop's clock."""

@@ -130,7 +130,7 @@ class ContainerWork:
             self._busy[action.key] = action
             self._tell_busy()
             self.group.create_task(self._carry_out(action), name=f"container {action.key}")
-        self._images.keep(set(missing))
+        self._images.keep("containers", set(missing))
         return missing
 
     def next_attempt(self, waiting: Iterable[Backoff]) -> float | None:

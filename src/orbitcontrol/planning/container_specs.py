@@ -94,11 +94,17 @@ def wanted_containers(desired: Desired) -> tuple[WantedContainer, ...]:
     """Every container that the machine is to run, by service and instance."""
     address = desired.machine.address
     return tuple(
-        _wanted(effective, container, instance, address)
-        for _, effective in sorted(desired.services.items())
-        if (container := effective.service.container) is not None
-        for instance in range(1, effective.service.instances + 1)
+        one for _, effective in sorted(desired.services.items()) for one in containers_of(effective, address)
     )
+
+
+def containers_of(effective: EffectiveService, address: str) -> tuple[WantedContainer, ...]:
+    """The containers of one service on the machine, by instance; none for one that somebody else runs."""
+    container = effective.service.container
+    if container is None:
+        return ()
+    instances = range(1, effective.service.instances + 1)
+    return tuple(_wanted(effective, container, instance, address) for instance in instances)
 
 
 def container_spec(wanted: WantedContainer, *, port: int) -> ContainerSpec:

@@ -238,9 +238,17 @@ def _after_done(local: Local, shared: Shared, memory: Memory, rollout: Rollout |
             return Complete()
         if canary_over(rollout, shared):
             return Pause(_canary_words(rollout, shared))
-    if local.settled != local.target and (rollout is None or rollout.state == "complete"):
+    if not _is_settled(local) and (rollout is None or rollout.state == "complete"):
         return Settle()
     return Rest()
+
+
+def _is_settled(local: Local) -> bool:
+    """True when what is wanted is what was last completed, as far as a start of it is concerned."""
+    settled = local.settled
+    return settled is not None and [one.effective for one in settled] == [
+        one.effective for one in local.target
+    ]
 
 
 def _first_start(local: Local, rollout: Rollout | None, memory: Memory, now: float) -> Action:

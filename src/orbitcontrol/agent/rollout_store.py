@@ -1,0 +1,93 @@
+"""What the rollouts loop reads from the store and writes to it, for one service."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from orbitcontrol.agent.board import Board, Wake
+from orbitcontrol.agent.mirror import Mirror
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.times import in_utc
+from orbitcontrol.model.stored import KeyValue, Range
+from orbitcontrol.planning.rollout_reading import Expected, healthy_workers, ranges, shared_of
+from orbitcontrol.planning.rollout_writes import REWRITES, Stamp, Writing, transaction
+from orbitcontrol.planning.rollouts import Local, Shared
+from orbitcontrol.ports import Store
+
+_AT_ONCE = 100
+"""Records of machines that are read in one transaction."""
+
+
+class RolloutStore:
+    """``wake`` is rung when something that is watched changes."""
+
+    def __init__(
+        self, service: str, *, store: Store, keys: Keys, board: Board, wake: Wake, new_id: Callable[[], str]
+    ) -> None:
+        self._service = service
+        self._store = store
+        self._keys = keys
+        self._board = board
+        self._wake = wake
+        self._new_id = new_id
+        self._watches: dict[Range, asyncio.Task[None]] = {}
+
+    @property
+    def slots(self) -> Range:
+        """To be watched by whoever waits for a slot."""
+        return self._keys.slots(self._service)
+
+    def confirmations(self, endpoint_id: str) -> Range:
+        """To be watched by whoever waits for load balancers to confirm something of the endpoint."""
+        return Range.prefix(f"{self._keys.acks(self._service).start}{endpoint_id}/")
+
+    def slot_key(self, number: int) -> str:
+        """The key of a slot of the service."""
+        return self._keys.slot(self._service, number)
+
+    async def read(self, local: Local, *, instances: int) -> Shared:
+        """Everything that machines share of the service, at one revision. Raises StoreError."""
+        reading = await self._store.read(*ranges(self._keys, self._service))
+        expected = Expected(instances=instances)
+        shared = shared_of(self._keys, reading, expected=expected)
+        if not local.has_endpoint and shared.roster.progress:
+            expected = Expected(
+                instances=instances, healthy=await self._healthy(sorted(shared.roster.progress))
+            )
+            shared = shared_of(self._keys, reading, expected=expected)
+        return shared
+
+    async def _healthy(self, machines: list[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for begin in range(0, len(machines), _AT_ONCE):
+            few = machines[begin : begin + _AT_ONCE]
+            reading = await self._store.read(*(Range.single(self._keys.machine(address)) for address in few))
+            found |= healthy_workers((item for items in reading.ranges for item in items), self._service)
+        return found
+
+    async def write(self, action: Writing, local: Local, shared: Shared) -> None:
+        """Carries out a step that is a transaction. Raises StoreConflict when it is to be planned anew."""
+        deployments: tuple[KeyValue, ...] = ()
+        if isinstance(action, REWRITES):
+            reading = await self._store.read(self._keys.deployments_of(self._service))
+            [deployments] = reading.ranges
+        stamp = Stamp(id=self._new_id(), time=in_utc(time.time()), user=f"orbitctl daemon {local.address}")
+        made = transaction(action, self._keys, local, shared, stamp=stamp, deployments=deployments)
+        await self._store.commit(made.compares, made.operations)
+
+    def watch(self, group: asyncio.TaskGroup, *ranges: Range) -> None:
+        """Watches these and nothing else."""
+        for gone in self._watches.keys() - set(ranges):
+            self._watches.pop(gone).cancel()
+        for new in set(ranges) - self._watches.keys():
+            mirror = Mirror(
+                f"turns of {self._service}",
+                store=self._store,
+                range=new,
+                problems=self._board.problems,
+                history=self._board.history,
+            )
+            mirror.cell.subscribe(self._wake)
+            self._watches[new] = group.create_task(mirror.run(), name=f"turns of {self._service}")
