@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
-from orbitcontrol.agent.board import Board, Directives, Guard, Wake
+from orbitcontrol.agent.board import Board, Cell, Directives, Guard, Wake
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.agent.rollout_deployer import Deployer, Hands
 from orbitcontrol.agent.rollout_memory import RolloutMemory
@@ -63,17 +64,19 @@ class RolloutsLoop:
     async def run(self) -> None:
         """Never returns."""
         board, cells = self._board, self._board.rollouts
-        for cell in (
+        sources: tuple[Cell[Any], ...] = (
             board.desired,
-            board.verdicts,
             board.session,
             board.publisher,
             board.runs,
+            board.verdicts,
+            board.instances,
             board.relisted,
-        ):
-            cell.subscribe(self._wake)
-        board.instances.subscribe(self._wake)
-        for cell in (cells.standing, cells.own, cells.publications):
+            cells.standing,
+            cells.own,
+            cells.publications,
+        )
+        for cell in sources:
             cell.subscribe(self._wake)
         self._patient_until = time.monotonic() + _PATIENCE
         asyncio.get_running_loop().call_later(_PATIENCE, self._wake.ring, "patience is over")
