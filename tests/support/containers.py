@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,14 +11,23 @@ from typing import Any
 
 import pytest
 
-from orbitcontrol.agent.board import Board, Cell, T, Wake
+from orbitcontrol.agent.board import Board, Cell, Session, Standing, T, Wake
 from orbitcontrol.agent.containers import ContainersLoop
+from orbitcontrol.agent.mirror import Mirror
+from orbitcontrol.agent.rollouts import RolloutsLoop
+from orbitcontrol.codec.keys import Keys
+from orbitcontrol.codec.values import decode
 from orbitcontrol.docker.runtime import DockerRuntime
 from orbitcontrol.model.configuration import Desired, EffectiveService, MachineIdentity
+from orbitcontrol.model.durations import Duration
+from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.model.runs import Run, Verdict
-from orbitcontrol.model.service import Container, Service
+from orbitcontrol.model.service import Container, Service, Update
+from orbitcontrol.model.state import Endpoint
 from orbitcontrol.planning.ports import PortRange
+from orbitcontrol.planning.rollout_steps import Directive
 from orbitcontrol.statedir import StateDirectory
+from orbitcontrol.store.sqlite import SqliteStore
 
 ADDRESS = "127.0.0.1"
 PORTS = PortRange(23400, 23449)
@@ -33,6 +43,7 @@ def process(name: str, image: str, command: list[str], **fields: Any) -> Effecti
     """A service whose containers run the command (as process 1, which ignores SIGTERM unless it asks)."""
     config = {"Image": image, "Cmd": command, "StopSignal": "SIGKILL"}
     container = Container(config=config, host_config=fields.pop("host_config", {}))
+    fields.setdefault("update", Update(min_healthy_time=Duration(0)))
     service = Service(name=name, container=container, **fields)
     return EffectiveService(service=service, revision=image.rpartition(":")[2])
 
@@ -54,7 +65,10 @@ class _WatchedLoop(ContainersLoop):
 
 
 class Machine:
-    """A containers loop at work, with a health loop that follows ``judge`` and an obedient store."""
+    """The loops of containers and rollouts at work, on a store of their own.
+
+    Health follows ``judge``; endpoints are published as the directives say, as long as it ``publishes``.
+    """
 
     def __init__(self, host: str, directory: Path) -> None:
         self.board = Board()
@@ -65,22 +79,39 @@ class Machine:
         self._tasks: list[asyncio.Task[None]] = []
         self._runtime: DockerRuntime | None = None
 
-    async def start(self, *, withdrawal_timeout: float = 30.0, knows_published: bool = True) -> None:
+    async def start(self, *, knows_published: bool = True) -> None:
         """Starts the loop as a daemon's start does: knowing nothing, or only what is published."""
         desired = self.board.desired.value
         self.board = Board()
         self.board.desired.set(desired)
-        self.board.proven.set(frozenset() if knows_published else None)
         self._runtime = DockerRuntime(self.host)
+        files = StateDirectory(self._directory / "state")
         self._loop = _WatchedLoop(
             board=self.board,
             runtime=self._runtime,
             port_range=PORTS,
-            files=StateDirectory(self._directory / "state"),
-            replacement_pause=0.2,
-            withdrawal_timeout=withdrawal_timeout,
+            files=files,
         )
-        self._tasks = [asyncio.create_task(self._loop.run()), asyncio.create_task(self._neighbours())]
+        self._store = SqliteStore(str(self._directory / "store.db"))
+        rollouts = RolloutsLoop(
+            board=self.board,
+            store=self._store,
+            keys=Keys(),
+            hands=self._loop,
+            files=files,
+            ttl=10.0,
+            new_id=lambda: secrets.token_hex(4),
+        )
+        loops = (self._loop.run(), rollouts.run(), self._neighbours(), self._standing())
+        self._tasks = [asyncio.create_task(one) for one in loops]
+        if knows_published:
+            self.tell_published()
+
+    def tell_published(self) -> None:
+        """Lets the loops know what is published, as the endpoints loop does when it has read the store."""
+        self.board.proven.set(frozenset())
+        self.board.session.set(Session(id="s", lease=1, resumed=False))
+        self.board.publisher.set("s")
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -90,6 +121,7 @@ class Machine:
                 await task
         if self._runtime is not None:
             await self._runtime.close()
+            await self._store.close()
 
     def want(
         self,
@@ -181,16 +213,56 @@ class Machine:
 
     async def _neighbours(self) -> None:
         self._wake = Wake()
-        for cell in (self.board.runs, self.board.retiring):
-            cell.subscribe(self._wake)
+        cells = self.board.rollouts
+        self.board.runs.subscribe(self._wake)
+        cells.directives.subscribe(self._wake)
         while True:
             runs = self.board.runs.value or ()
             verdicts = {run.id: Verdict(up=self.judge(run), judged=True) for run in runs}
             self.board.verdicts.set(verdicts)
             if self.publishes:
-                serving = {run.id for run in runs if verdicts[run.id].up}
-                self.board.published.set(frozenset(serving - self.board.retiring.value))
+                directives = cells.directives.value
+                told = {} if directives is None else directives.runs
+                up = [run for run in runs if verdicts[run.id].up and told.get(run.id) != "hold"]
+                cells.publications.set({run.id: _endpoint(run, told.get(run.id)) for run in up if run.port})
+                self.board.published.set(frozenset(run.id for run in up))
+                cells.directed.set(directives)
             await self._wake.wait()
+
+    async def _standing(self) -> None:
+        """Tells of the rollouts in the store, as the configuration loop does."""
+        wake, keys = Wake(), Keys()
+        mirror = Mirror(
+            "deployments",
+            store=self._store,
+            range=keys.deployments,
+            problems=self.board.problems,
+            history=self.board.history,
+        )
+        mirror.cell.subscribe(wake)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(mirror.run())
+            while True:
+                await wake.wait()
+                seen = mirror.cell.value
+                assert seen is not None
+                rollouts = {
+                    keys.below(key)[1]: decode(item.value, Rollout, key=key)
+                    for key, item in seen.entries.items()
+                    if key.endswith("/rollout")
+                }
+                self.board.rollouts.standing.set(Standing(revision=seen.revision, rollouts=rollouts))
+
+
+def _endpoint(run: Run, directive: Directive | None) -> Endpoint:
+    return Endpoint(
+        id=f"{run.id.container_id} {directive}",
+        machine=ADDRESS,
+        session="s",
+        instance=run.id.instance,
+        state="draining" if directive == "drain" else "up",
+        ack=directive is not None,
+    )
 
 
 async def eventually(holds: Callable[[], bool], what: str) -> None:

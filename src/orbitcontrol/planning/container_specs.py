@@ -220,7 +220,8 @@ def _config_hash(service: Service, container: Container, address: str) -> str:
 
 def orbit_labels(wanted: WantedContainer, port: int) -> dict[str, str]:
     """What makes a container known again as this instance, answering on ``port``."""
-    return {
+    rollout = {LABEL_ROLLOUT: wanted.rollout} if wanted.rollout else {}
+    return rollout | {
         LABEL_SERVICE: wanted.key.service,
         LABEL_INSTANCE: str(wanted.key.instance),
         LABEL_REVISION: wanted.effective.revision,
@@ -229,7 +230,6 @@ def orbit_labels(wanted: WantedContainer, port: int) -> dict[str, str]:
         LABEL_CONFIG_HASH: wanted.config_hash,
         LABEL_MACHINE: wanted.address,
         LABEL_PORT: str(port),
-        LABEL_ROLLOUT: wanted.rollout,
     }
 
 

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from orbitcontrol.model.configuration import EffectiveService
 from orbitcontrol.model.service import Service
-from support.containers import ADDRESS, PORTS, Machine, page, process, web
+from support.containers import ADDRESS, PORTS, Machine, eventually, page, process, web
 from support.docker import Engine, way_to
 
 pytestmark = pytest.mark.integration
@@ -183,16 +183,15 @@ async def test_a_new_revision_replaces_instances_one_after_the_other_once_withdr
 async def test_a_container_is_not_stopped_before_its_endpoint_is_withdrawn(
     machine: Machine, engine: Engine, image: str, image2: str
 ) -> None:
-    await machine.stop()
-    await machine.start(withdrawal_timeout=0.5)
     machine.want(web("web", image, endpoint_port=PORT))
     await machine.runs(1)
     before = started_at(engine, "web")
     machine.publishes = False  # the store takes nothing any more
     machine.want(web("web", image2, endpoint_port=PORT))
-    assert "not withdrawn" in await machine.problem("service web")
+    draining = machine.board.rollouts.directives
+    await machine.until(draining, lambda found: found is not None and bool(found.runs), "to be marked")
+    await machine.settle()
     assert started_at(engine, "web") == before
-    assert machine.board.retiring.value == frozenset()
     machine.publishes = True
     await machine.until(
         machine.board.runs, lambda runs: [run.revision for run in runs or ()] == ["2"], "replaced"
@@ -211,7 +210,7 @@ async def test_a_daemon_stops_nothing_before_it_knows_what_is_published(
     await machine.until(machine.board.runs, lambda runs: len(runs or ()) == 1, "what is wanted is seen")
     await machine.settle()
     assert {name: started_at(engine, name) for name in engine.names()} == containers
-    machine.board.proven.set(frozenset())
+    machine.tell_published()
     await machine.until(
         machine.board.runs, lambda runs: [run.revision for run in runs or ()] == ["2"], "replaced"
     )
@@ -262,8 +261,7 @@ async def test_a_service_that_is_no_longer_bound_is_withdrawn_and_removed(
     machine.want(web("web", image, endpoint_port=PORT))
     [run] = await machine.runs(1)
     assert run.id.service == "web"
-    await machine.until(machine.board.retiring, lambda retiring: not retiring, "removed")
-    assert engine.names() == {"web"}
+    await eventually(lambda: engine.names() == {"web"}, "removed")
 
 
 async def test_fewer_instances_remove_the_last_ones_and_keep_the_first(
@@ -273,8 +271,7 @@ async def test_fewer_instances_remove_the_last_ones_and_keep_the_first(
     first, _, _ = await machine.runs(3)
     machine.want(web("web", image, instances=1))
     assert await machine.runs(1) == (structs.replace(first, effective=web("web", image, instances=1)),)
-    await machine.until(machine.board.retiring, lambda retiring: not retiring, "removed")
-    assert engine.names() == {"web-1"}
+    await eventually(lambda: engine.names() == {"web-1"}, "removed")
 
 
 async def test_more_instances_leave_those_that_run_alone(

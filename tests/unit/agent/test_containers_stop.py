@@ -8,12 +8,11 @@ from orbitcontrol.agent.board import Board
 from orbitcontrol.agent.containers import ContainersLoop
 from orbitcontrol.model.configuration import EffectiveService
 from orbitcontrol.model.containers import ContainerEvent, ObservedContainer
-from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.service import Container, Service
 from orbitcontrol.planning.container_specs import container_spec, wanted_containers
 from orbitcontrol.planning.ports import PortRange
 from orbitcontrol.statedir import StateDirectory
-from support.loops import UP, desired, running, until
+from support.loops import desired, running, until
 
 CONTAINER = Container(config={"Image": "web:1"})
 WEB = EffectiveService(service=Service(name="web", endpoint_port=80, container_port=80, container=CONTAINER))
@@ -50,32 +49,18 @@ class WithoutEvents:
         raise AssertionError(name)
 
 
-async def test_a_container_that_was_stopped_has_no_run_when_it_is_no_longer_retiring(tmp_path: Path) -> None:
+async def test_a_container_that_was_stopped_has_no_run_any_more_whatever_docker_tells(tmp_path: Path) -> None:
     board, engine = Board(), WithoutEvents()
-    run = RunId("web", 1, "c1", "t")
     board.desired.set(desired(WEB))
-    board.proven.set(frozenset())
-    board.verdicts.set({run: UP})
-    runs_when_retired: list[object] = []
-    setter = board.retiring.set
-
-    def set_and_note(value: frozenset[RunId]) -> None:
-        if not value:
-            runs_when_retired.append(board.runs.value)
-        setter(value)
-
-    board.retiring.set = set_and_note  # type: ignore[method-assign]
     loop = ContainersLoop(
         board=board,
         runtime=engine,
         port_range=PortRange(20000, 20009),
         files=StateDirectory(tmp_path / "state"),
-        replacement_pause=0.01,
     )
     async with running(loop):
         await until(board.runs, bool)
-        board.desired.set(desired())
-        async with asyncio.timeout(20):
-            await engine.removed.wait()
-        await until(board.retiring, lambda retiring: not retiring)
-    assert runs_when_retired == [()]
+        [own] = board.rollouts.own.value or ()
+        await loop.actions.stop(own, grace=1)
+        assert board.runs.value == ()
+        assert engine.removed.is_set()

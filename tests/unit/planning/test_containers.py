@@ -7,7 +7,7 @@ from msgspec import structs
 
 from orbitcontrol.model.configuration import Desired, EffectiveService, MachineIdentity
 from orbitcontrol.model.containers import ContainerState, ObservedContainer
-from orbitcontrol.model.runs import RunId, Verdict
+from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.service import Container, Service
 from orbitcontrol.planning.backoff import Backoff
 from orbitcontrol.planning.container_specs import (
@@ -20,7 +20,6 @@ from orbitcontrol.planning.containers import (
     Action,
     ContainerPlan,
     Remove,
-    Replace,
     Situation,
     Start,
     plan_containers,
@@ -80,19 +79,6 @@ def situation(*observed: ObservedContainer, **fields: Any) -> Situation:
     return Situation(address=ADDRESS, observed=observed, **fields)
 
 
-def serving(*ones: WantedContainer) -> dict[str, Any]:
-    """The fields of a situation in which these are up and published."""
-    runs = {run_of(one) for one in ones}
-    return {"verdicts": {run: Verdict(up=True, judged=True) for run in runs}, "published": runs}
-
-
-def judged(*, up: tuple[WantedContainer, ...], down: tuple[WantedContainer, ...]) -> dict[str, Any]:
-    """The same, and others that failed their checks."""
-    failed = {run_of(one): Verdict(up=False, judged=True, reason="refused") for one in down}
-    fields = serving(*up)
-    return fields | {"verdicts": fields["verdicts"] | failed}
-
-
 def summary(plan: ContainerPlan) -> list[tuple[str, str]]:
     return [(type(action).__name__, _subject(action)) for action in plan.actions]
 
@@ -101,8 +87,6 @@ def _subject(action: Action) -> str:
     match action:
         case Start(wanted=one):
             return one.name
-        case Replace(outdated=old):
-            return old.container.name
         case Remove(unwanted=old):
             return old.container.name
         case _:
@@ -286,91 +270,42 @@ UP_SINCE = Backoff(attempts=2, ready_at=50.0, reason="exit code 1")
         ),
         ("one that Docker is removing is waited for", [ONE], situation(container(ONE, state="removing")), []),
         ("a paused container is somebody's wish", [ONE], situation(container(ONE, state="paused")), []),
-        ("what nothing wants is removed", [], situation(container(ONE)), [("Remove", "web-1")]),
-        ("also when it ended", [], situation(container(ONE, state="exited")), [("Remove", "web-1")]),
-        ("but not while its service is held", [], situation(container(ONE), held={"web"}), []),
         (
-            "a second container of an instance goes",
+            "what ended and nothing wants is removed",
+            [],
+            situation(container(ONE, state="exited")),
+            [("Remove", "web-1")],
+        ),
+        ("what runs is not: that takes a turn", [], situation(container(ONE)), []),
+        ("nor is it replaced", [NEW_ONE], situation(container(ONE)), []),
+        (
+            "nothing is removed while its service is held",
+            [],
+            situation(container(ONE, state="exited"), held={"web"}),
+            [],
+        ),
+        (
+            "nor while the store is not trusted",
+            [],
+            situation(container(ONE, state="exited"), holding=True),
+            [],
+        ),
+        (
+            "nothing of a service that is in hand is started or removed",
             [ONE],
-            situation(container(ONE, id="a"), container(ONE, id="b", name="twin")),
+            situation(container(TWO, state="exited"), in_hand={"web"}),
+            [],
+        ),
+        (
+            "an ended one beside one that runs goes",
+            [ONE],
+            situation(container(ONE, id="a"), container(ONE, id="b", name="twin", state="exited")),
             [("Remove", "twin")],
         ),
         (
-            "the up-to-date one of two stays",
-            [NEW_ONE],
-            situation(container(ONE, name="old"), container(NEW_ONE)),
-            [("Remove", "old")],
-        ),
-        (
-            "an outdated one waits until a spare one, which may hold its name, is gone",
-            [NEW_ONE],
-            situation(container(ONE, id="a", name="renamed"), container(ONE, id="b", state="exited")),
-            [("Remove", "web-1")],
-        ),
-        (
-            "of outdated instances that serve one is replaced",
-            [NEW_ONE, NEW_TWO],
-            situation(container(ONE), container(TWO), **serving(ONE, TWO)),
-            [("Replace", "web-1")],
-        ),
-        (
-            "the next one when the first is up and published",
-            [NEW_ONE, NEW_TWO],
-            situation(container(NEW_ONE), container(TWO), **serving(NEW_ONE, TWO)),
-            [("Replace", "web-2")],
-        ),
-        (
-            "not before",
-            [NEW_ONE, NEW_TWO],
-            situation(container(NEW_ONE), container(TWO), **serving(TWO)),
-            [],
-        ),
-        (
-            "nor while the first one is missing",
-            [NEW_ONE, NEW_TWO],
-            situation(container(TWO), **serving(TWO)),
-            [("Start", "web-1")],
-        ),
-        (
-            "outdated instances that do not serve go first",
-            [NEW_ONE, NEW_TWO],
-            situation(container(ONE), container(TWO), **judged(up=(ONE,), down=(TWO,))),
-            [("Replace", "web-2")],
-        ),
-        (
-            "then those of which nothing is known yet",
-            [NEW_ONE, NEW_TWO],
-            situation(container(ONE), container(TWO), **serving(ONE)),
-            [("Replace", "web-2")],
-        ),
-        (
-            "an instance that does not serve needs no proof of the others",
-            [NEW_ONE, NEW_TWO],
-            situation(container(NEW_ONE), container(TWO), **judged(up=(), down=(TWO,))),
-            [("Replace", "web-2")],
-        ),
-        (
-            "one that was not judged yet does",
-            [NEW_ONE, NEW_TWO],
-            situation(container(NEW_ONE), container(TWO)),
-            [],
-        ),
-        (
-            "nothing that runs is stopped before it is known what is published",
-            [NEW_ONE],
-            situation(container(ONE), container(TWO), published=None),
-            [],
-        ),
-        (
-            "what has ended needs no such knowledge",
-            [NEW_ONE],
-            situation(container(ONE, state="exited"), container(TWO, state="exited"), published=None),
-            [("Remove", "web-2"), ("Start", "web-1")],
-        ),
-        (
-            "one replacement at a time",
-            [NEW_ONE, NEW_TWO],
-            situation(container(ONE), container(TWO), busy={ONE.key}),
+            "one that is kept for the way back stays",
+            [ONE],
+            situation(container(ONE, id="a"), container(ONE, id="b", name="web-1.kept-b", state="exited")),
             [],
         ),
         (
@@ -380,22 +315,16 @@ UP_SINCE = Backoff(attempts=2, ready_at=50.0, reason="exit code 1")
             [],
         ),
         (
-            "what could not be stopped is tried again later",
-            [NEW_ONE],
-            situation(container(ONE), stops={ONE.key: UP_SINCE}, now=49.0),
+            "what could not be removed is tried again later",
+            [],
+            situation(container(ONE, state="exited"), stops={ONE.key: UP_SINCE}, now=49.0),
             [],
         ),
         (
             "and then again",
-            [NEW_ONE],
-            situation(container(ONE), stops={ONE.key: UP_SINCE}, now=50.0),
-            [("Replace", "web-1")],
-        ),
-        (
-            "fewer instances: the last go, the first stays under its name",
-            [ALONE],
-            situation(container(ONE), container(TWO)),
-            [("Remove", "web-2")],
+            [],
+            situation(container(ONE, state="exited"), stops={ONE.key: UP_SINCE}, now=50.0),
+            [("Remove", "web-1")],
         ),
         (
             "more instances: the first stays under its name",
@@ -430,9 +359,7 @@ def test_reasons_say_what_happened() -> None:
     exited = container(ONE, state="exited", exit_code=137)
     [start] = plan_containers([ONE], situation(exited)).actions
     assert start.reason == "its container ended with exit code 137"
-    [replace] = plan_containers([NEW_ONE], situation(container(ONE))).actions
-    assert replace.reason == "revision 1 becomes 2"
-    [remove] = plan_containers([], situation(container(ONE))).actions
+    [remove] = plan_containers([], situation(exited)).actions
     assert remove.reason == "no container of web is wanted on this machine any more"
 
 
@@ -451,11 +378,11 @@ def test_another_machines_container_on_the_same_engine_is_a_stranger_too() -> No
     assert plan_containers([], situation(container(theirs))) == ContainerPlan()
 
 
-def test_an_outdated_container_is_not_stopped_when_a_stranger_holds_the_new_name() -> None:
-    stranger = ObservedContainer(id="s", name="web-1", image="other", state="exited")
-    plan = plan_containers([NEW_ONE], situation(container(ALONE), stranger))
-    assert plan.actions == ()
-    assert NEW_ONE.key in plan.blocked
+def test_a_kept_container_is_not_removed_by_the_start_of_another() -> None:
+    kept = container(ONE, id="k", name="web-1.kept-k", state="exited")
+    [start] = plan_containers([NEW_ONE], situation(kept)).actions
+    assert isinstance(start, Start)
+    assert start.ended == ()
 
 
 def test_labels_that_orbit_cannot_have_written_make_a_stranger() -> None:

@@ -142,15 +142,13 @@ def test_its_port_is_the_one_that_is_published_where_the_machine_is_reached(
     assert [found.port for found in own] == ([] if port is None else [port])
 
 
-def test_an_adopted_container_needs_nothing_more_and_is_outdated_when_the_service_changes() -> None:
+def test_an_adopted_container_needs_nothing_more_and_is_cleared_away_like_any_other() -> None:
     one = wanted()
     labels = {"s": adoptions([one], [stranger()], address=ADDRESS)[0].labels}
     [adopted] = with_labels([stranger()], labels)
     assert plan_containers([one], situation(adopted)) == ContainerPlan()
-    changed = wanted(config={"Env": ["A=1"]})
-    [action] = plan_containers([changed], situation(adopted)).actions
-    assert action.key == one.key
-    [unwanted] = plan_containers([], situation(adopted)).actions
+    [ended] = with_labels([structs.replace(stranger(), state="exited")], labels)
+    [unwanted] = plan_containers([], situation(ended)).actions
     assert unwanted.key == one.key
 
 

@@ -18,6 +18,7 @@ from orbitcontrol.planning.endpoints import (
     all_judged,
     plan_endpoints,
 )
+from orbitcontrol.planning.rollout_steps import Directive
 
 UP = Verdict(up=True, judged=True)
 DOWN = Verdict(up=False, judged=True, reason="refused")
@@ -46,13 +47,13 @@ def plan(
     verdicts: Mapping[RunId, Verdict],
     *,
     published: Mapping[Address, Published] | None = None,
-    retiring: frozenset[RunId] = frozenset(),
+    directives: Mapping[RunId, Directive] | None = None,
     unseen: frozenset[str] = frozenset(),
     seen: frozenset[RunId] = frozenset(),
 ) -> tuple[Action, ...]:
     return plan_endpoints(
         publisher=ME,
-        sight=Sight(runs=runs, verdicts=verdicts, retiring=retiring, unseen=unseen, seen=seen),
+        sight=Sight(runs=runs, verdicts=verdicts, directives=directives, unseen=unseen, seen=seen),
         published=published or {},
         new_id=ids(),
     )
@@ -90,18 +91,61 @@ def test_planning_again_after_applying_plans_nothing() -> None:
     assert plan([run], {run.id: UP}, published=done) == ()
 
 
-def test_a_failed_check_a_planned_stop_and_an_ended_container_each_withdraw_with_their_reason() -> None:
+def test_a_failed_check_and_an_ended_container_each_withdraw_with_their_reason() -> None:
     run = web()
     done = published_by(plan([run], {run.id: UP}))
     address = Address("web", "10.0.0.5:3500")
     assert plan([run], {run.id: DOWN}, published=done) == (
         Withdraw(address, "checks failed: refused", failed=True),
     )
-    retiring = frozenset({run.id})
-    assert plan([run], {run.id: UP}, published=done, retiring=retiring) == (
-        Withdraw(address, "about to be stopped"),
-    )
     assert plan([], {}, published=done) == (Withdraw(address, "its container ended"),)
+
+
+def test_what_drains_keeps_its_identity_and_asks_for_confirmation() -> None:
+    run = web()
+    done = published_by(plan([run], {run.id: UP}))
+    [action] = plan([run], {run.id: UP}, published=done, directives={run.id: "drain"})
+    assert isinstance(action, Publish)
+    before, after = done[action.address].endpoint, action.published.endpoint
+    assert after == structs.replace(before, state="draining", ack=True)
+
+
+def test_what_returns_from_a_drain_is_another_publication() -> None:
+    run = web()
+    done = published_by(plan([run], {run.id: UP}))
+    drained = published_by(plan([run], {run.id: UP}, published=done, directives={run.id: "drain"}))
+    actions = plan_endpoints(
+        publisher=ME,
+        sight=Sight(runs=[run], verdicts={run.id: UP}, directives={}),
+        published=drained,
+        new_id=lambda: "another",
+    )
+    [endpoint] = [one.endpoint for one in published_by(actions).values()]
+    assert (endpoint.state, endpoint.ack, endpoint.id) == ("up", False, "another")
+
+
+def test_a_run_that_is_held_back_is_not_published_and_one_that_is_exposed_asks_for_confirmation() -> None:
+    run = web()
+    assert plan([run], {run.id: UP}, directives={run.id: "hold"}) == ()
+    [endpoint] = published_by(plan([run], {run.id: UP}, directives={run.id: "expose"})).values()
+    assert (endpoint.endpoint.state, endpoint.endpoint.ack) == ("up", True)
+
+
+def test_while_nothing_is_known_of_directives_a_drain_that_was_begun_goes_on() -> None:
+    run = web()
+    done = published_by(plan([run], {run.id: UP}))
+    drained = published_by(plan([run], {run.id: UP}, published=done, directives={run.id: "drain"}))
+    assert plan([run], {run.id: UP}, published=drained, directives=None) == ()
+
+
+def test_a_run_of_somebody_else_is_withdrawn_when_it_is_held_back() -> None:
+    run = web(container="")
+    done = published_by(plan([run], {run.id: UP}))
+    [action] = plan([run], {run.id: UP}, published=done, directives={run.id: "hold"})
+    assert action == Withdraw(Address("web", "10.0.0.5:3500"), "the machine is to be drained")
+    ours = web()
+    done = published_by(plan([ours], {ours.id: UP}))
+    assert plan([ours], {ours.id: UP}, published=done, directives={ours.id: "hold"}) == ()
 
 
 def test_another_container_on_the_same_port_needs_its_own_proof() -> None:
