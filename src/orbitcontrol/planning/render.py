@@ -45,11 +45,12 @@ class Views:
     def of(self, service: str, endpoints: Mapping[str, Endpoint]) -> tuple[EndpointView, ...]:
         """Their views, sorted by name."""
         before = self._made.get(service, {})
-        made: dict[str, tuple[Endpoint, EndpointView]] = {}
-        for address, endpoint in endpoints.items():
-            known = before.get(address)
-            is_same = known is not None and known[0] is endpoint
-            made[address] = known if known and is_same else (endpoint, _view(service, address, endpoint))
+        made = {
+            address: known
+            if (known := before.get(address)) is not None and known[0] is endpoint
+            else (endpoint, _view(service, address, endpoint))
+            for address, endpoint in endpoints.items()
+        }
         self._made[service] = made
         return tuple(sorted((view for _, view in made.values()), key=attrgetter("name")))
 
