@@ -11,8 +11,8 @@ import stat
 from pathlib import Path
 
 
-def replace_file(path: Path, content: bytes, *, keep_access: bool = False) -> None:
-    """Replaces the file. Raises OSError with the old content untouched.
+def replace_file(path: Path, content: bytes, *, keep_access: bool = False) -> os.stat_result:
+    """Replaces the file; what it is then. Raises OSError with the old content untouched.
 
     Only its owner may read it (mode 0600), who is whoever runs this; with ``keep_access`` a file that
     was there keeps its owner, its group and its mode.
@@ -29,11 +29,13 @@ def replace_file(path: Path, content: bytes, *, keep_access: bool = False) -> No
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
+            written = os.fstat(file.fileno())  # of this very file, whoever replaces it now
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+    return written
 
 
 def sync_directory(directory: Path) -> None:

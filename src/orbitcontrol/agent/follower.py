@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from msgspec import structs
 
@@ -55,6 +54,8 @@ class EndpointFollower:
         self._wanted: frozenset[str] = frozenset()
         self._mirrors: dict[str | None, Mirror] = {}
         self._tasks: dict[str | None, asyncio.Task[None]] = {}
+        self._decoded: dict[str, _Decoded[Endpoint]] = {}
+        self._decoded_alive = _Decoded(Alive)
 
     def follow(self, services: frozenset[str]) -> None:
         """Replaces the set of services that are followed."""
@@ -88,9 +89,9 @@ class EndpointFollower:
             listed[service].extend(entries)
         return Sight(
             revision=reading.revision,
-            alive=_alive_of(alive),
+            alive=_readable(_each(alive, Alive)),
             spoken={_last(entry.key): entry.mod_revision for entry in alive},
-            endpoints={service: _endpoints_of(entries) for service, entries in listed.items()},
+            endpoints={service: _each(entries, Endpoint) for service, entries in listed.items()},
             written={
                 Place(service, _last(entry.key)): entry.mod_revision
                 for service, entries in listed.items()
@@ -109,13 +110,19 @@ class EndpointFollower:
 
     def _show(self) -> None:
         listed = {
-            name: mirror.cell.value.entries.values()
+            name: mirror.cell.value.entries
             for name, mirror in self._mirrors.items()
             if mirror.cell.value is not None
         }
-        self.alive.set(_alive_of(listed[_ALIVE]) if _ALIVE in listed else None)
+        alive = listed.pop(_ALIVE, None)
+        self.alive.set(None if alive is None else _readable(self._decoded_alive.of(alive)))
+        self._decoded = {
+            service: self._decoded.get(service) or _Decoded(Endpoint)
+            for service in listed
+            if service is not _ALIVE
+        }
         self.endpoints.set(
-            {service: _endpoints_of(entries) for service, entries in listed.items() if service is not _ALIVE}
+            {service: decoded.of(listed[service]) for service, decoded in self._decoded.items()}
         )
 
     def _start_and_stop(self, group: asyncio.TaskGroup) -> None:
@@ -137,28 +144,49 @@ class EndpointFollower:
             self._tasks[name] = group.create_task(mirror.run(), name=f"mirror {_watch(name)}")
 
 
-def _endpoints_of(entries: Iterable[KeyValue]) -> dict[str, Endpoint | None]:
-    """By address; None for a value that cannot be read."""
-    return {_last(entry.key): _decoded(entry.value, Endpoint, entry.key) for entry in entries}
+class _Decoded(Generic[T]):
+    """The values of a mirrored range. Of thousands one changes at a time: that one is decoded."""
+
+    def __init__(self, expected: type[T]) -> None:
+        self._expected = expected
+        self._entries: Mapping[str, KeyValue] = {}
+        self._values: dict[str, T | None] = {}
+
+    def of(self, entries: Mapping[str, KeyValue]) -> dict[str, T | None]:
+        """What the entries say now, by address; None for a value that cannot be read."""
+        before, self._entries = self._entries, entries
+        values = dict(self._values)
+        for key in before.keys() - entries.keys():
+            del values[_last(key)]
+        changed = (
+            entry
+            for key, entry in entries.items()
+            if (known := before.get(key)) is not entry and known != entry
+        )
+        values |= _each(changed, self._expected)
+        self._values = values
+        return values
 
 
-def _alive_of(entries: Iterable[KeyValue]) -> dict[str, Alive]:
-    """By address. A record that cannot be read is left out: it proves no withdrawal."""
-    found = ((_last(entry.key), _decoded(entry.value, Alive, entry.key)) for entry in entries)
-    return {address: alive for address, alive in found if alive is not None}
+def _each(entries: Iterable[KeyValue], expected: type[T]) -> dict[str, T | None]:
+    """The values by address; None for one that cannot be read."""
+    return {_last(entry.key): _decoded(entry, expected) for entry in entries}
+
+
+def _decoded(entry: KeyValue, expected: type[T]) -> T | None:
+    try:
+        return decode(entry.value, expected, key=entry.key)
+    except UndecodableValue:
+        return None
+
+
+def _readable(records: Mapping[str, Alive | None]) -> dict[str, Alive]:
+    """A record that cannot be read is left out: it proves no withdrawal."""
+    return {address: alive for address, alive in records.items() if alive is not None}
 
 
 def _last(key: str) -> str:
     return key.rpartition("/")[2]
-
-
-@lru_cache(maxsize=1 << 15)
-def _decoded(value: bytes, expected: type[T], key: str) -> T | None:
-    """The value; None when it cannot be read. One of thousands changes at a time: most were seen before."""
-    try:
-        return decode(value, expected, key=key)
-    except UndecodableValue:
-        return None
 
 
 def _watch(name: str | None) -> str:

@@ -176,6 +176,7 @@ class ProxyLoop:
                     now.trouble.setdefault("template", advice)
                 if candidate == wanted or wanted is None:
                     break
+        self._reloads.settle()
         if self._servers.corrected:
             now.trouble.setdefault("haproxy", self._servers.corrected)
         if now.desired.proxy_held:

@@ -41,6 +41,7 @@ class Reloads:
         self._first: float | None = None
         self._changed = 0.0
         self._text = ""
+        self._is_asked = False
 
     async def load(self) -> None:
         """Reads what an earlier daemon recorded."""
@@ -49,12 +50,19 @@ class Reloads:
     def pause(self, text: str) -> float:
         """Seconds to wait before this text is loaded; 0 when its time has come."""
         now = time.monotonic()
+        self._is_asked = True
         if self._first is None:
             self._first = self._changed = now
         elif text != self._text:
             self._changed = now
         self._text = text
         return max(min(self._changed + self._quiet, self._first + self._longest) - now, 0.0)
+
+    def settle(self) -> None:
+        """A step is over: what it has not asked to load waits no longer, and the next reload waits anew."""
+        if not self._is_asked:
+            self._first, self._text = None, ""
+        self._is_asked = False
 
     @asynccontextmanager
     async def recorded(self, reason: str, *, size: int) -> AsyncIterator[None]:

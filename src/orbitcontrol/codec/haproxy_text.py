@@ -117,11 +117,15 @@ class _Traits(Struct, frozen=True):
 
 
 class _Open:
-    """A section while it is read. ``others`` has server lines that can be read and are not ours."""
+    """A section while it is read. ``others`` has server lines that can be read and are not ours.
+
+    ``numbers`` says on which line each of the ``servers`` stands.
+    """
 
     def __init__(self, traits: _Traits) -> None:
         self.traits = traits
-        self.lines: dict[str, tuple[int, Server]] = {}
+        self.servers: dict[str, Server] = {}
+        self.numbers: dict[str, int] = {}
         self.others: list[Server] = []
         self.untouched: set[str] = set()
         self.templates: list[Template] = []
@@ -168,10 +172,11 @@ def layout(text: str) -> Layout:
     """Takes a configuration apart."""
     reader = _Reader()
     lines = text.split("\n")
-    last = len(lines) - 1
-    for number, line in enumerate(lines):
-        if number == last or not reader.takes_server(number, line):
-            reader.read(number, line, whole=number < last)
+    number, last = 0, len(lines) - 1
+    while (number := reader.take_servers(lines, number, last)) < last:
+        reader.read(number, lines[number], whole=True)
+        number += 1
+    reader.read(last, lines[last], whole=False)
     return reader.layout(lines)
 
 
@@ -190,16 +195,19 @@ class _Reader:
         """``_now`` where a server line is ours if it can be read."""
         self._conditions = 0
 
-    def takes_server(self, number: int, line: str) -> bool:
-        """A line that is a server of ours, as most lines are: nothing else is done with it."""
+    def take_servers(self, lines: Sequence[str], first: int, end: int) -> int:
+        """Takes servers of ours, as most lines are; the number of the first other one, or ``end``."""
         now = self._serving
         if now is None or now.traits.opaque:
-            return False
-        server = server_of_line(line, now.traits.default)
-        if server is None or server.name in now.lines:
-            return False
-        now.lines[server.name] = number, server
-        return True
+            return first
+        default = now.traits.default
+        for number in range(first, end):
+            server = server_of_line(lines[number], default)
+            if server is None or server.name in now.servers:
+                return number
+            now.servers[server.name] = server
+            now.numbers[server.name] = number
+        return end
 
     def read(self, number: int, line: str, *, whole: bool) -> None:
         """Any other line; ``whole``: it ends with a line feed."""
@@ -242,9 +250,7 @@ class _Reader:
             rest=tuple(line for _, line in sorted(self._rest.items())),
             sections=sections,
             numbers={
-                name: {server: number for server, (number, _) in section.lines.items()}
-                for name, section in self._sections.items()
-                if sections[name].hashed
+                name: section.numbers for name, section in self._sections.items() if sections[name].hashed
             },
         )
 
@@ -255,15 +261,16 @@ class _Reader:
         elsewhere = section.untouched | {server.name for server in section.others}
         names = [
             name
-            for name in section.lines
+            for name in section.servers
             if opaque or name in referred or name in elsewhere or name.startswith(UNTOUCHED)
         ]
-        others = [section.lines.pop(name) for name in names]
-        for number, _ in others:
+        others = [section.servers.pop(name) for name in names]
+        for name in names:
+            number = section.numbers.pop(name)
             self._rest[number] = normal(lines[number])
         return Section(
-            servers={name: parsed for name, (_, parsed) in section.lines.items()},
-            others=(*(parsed for _, parsed in others), *section.others),
+            servers=section.servers,
+            others=(*others, *section.others),
             sticky=traits.sticky or traits.algorithm.startswith("rdp-cookie"),
             hashed=traits.consistent and traits.algorithm.startswith(_HASHES),
             untouched=frozenset(section.untouched | set(names)),
@@ -301,7 +308,7 @@ def _references(rest: Iterable[str], sections: Iterable[_Open]) -> frozenset[str
         if "(" in line or "/" in line or "use-server" in line or "track" in line:
             found.update(_PIECES.split(line))
     for section in sections:
-        for server in (*(server for _, server in section.lines.values()), *section.others):
+        for server in (*section.servers.values(), *section.others):
             if "track" in server.options:
                 found.update(option.rpartition("/")[2] for option in server.options)
     return frozenset(found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import islice
 
 _SPACES = " \t\r\v\f"
@@ -20,9 +21,12 @@ _TOKEN = re.compile(
 )
 _ESCAPE = re.compile(r"""\\(.)|"((?:\\.|[^"\\])*)"|'([^']*)'""", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_LINES = 1 << 12
+"""So many lines are known by heart: a text is mostly that of a moment ago."""
 _UNCLEAR = re.compile(r"[\0-\x08\x0e-\x1f\\]")
 
 
+@lru_cache(maxsize=_LINES)
 def words(line: str) -> tuple[str, ...]:
     """The words of a line without its comment, quotes and escapes resolved."""
     if not any(character in line for character in "#\\\"'"):
@@ -30,6 +34,7 @@ def words(line: str) -> tuple[str, ...]:
     return tuple(_ESCAPE.sub(_resolved, match[0]) for match in _tokens(line))
 
 
+@lru_cache(maxsize=_LINES)
 def literal_words(line: str) -> tuple[str, ...] | None:
     """The words, if HAProxy surely reads the same ones, and takes each of them at runtime, too.
 
@@ -44,6 +49,7 @@ def literal_words(line: str) -> tuple[str, ...] | None:
     return None if "" in found or any(match.lastgroup == "odd" for match in tokens) else found
 
 
+@lru_cache(maxsize=_LINES)
 def normal(line: str) -> str:
     """Two lines that say the same mostly have the same normal form; others never have."""
     if any(character in line for character in "\\\"'"):

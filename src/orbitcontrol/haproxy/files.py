@@ -13,6 +13,7 @@ runtime is replaced where it lies. ``docs/decisions/0006-haproxy-reloads.md`` we
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -38,15 +39,18 @@ def read_text(path: Path) -> str | None:
 def version(path: Path) -> tuple[int, ...] | None:
     """What differs when somebody has replaced or changed the file; None where that cannot be told."""
     try:
-        status = path.stat()
+        return _version(path.stat())
     except OSError:
         return None
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
     return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
-def write_config(path: Path, text: str) -> None:
-    """Replaces a configuration; its owner and mode stay."""
-    replace_file(path, text.encode(errors="surrogateescape"), keep_access=True)
+def write_config(path: Path, text: str) -> tuple[int, ...]:
+    """Replaces a configuration; its owner and mode stay. Its ``version`` from now on."""
+    return _version(replace_file(path, text.encode(errors="surrogateescape"), keep_access=True))
 
 
 def keep_backup(path: Path) -> None:

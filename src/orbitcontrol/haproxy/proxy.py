@@ -62,7 +62,7 @@ class HAProxy:
         self._binary = settings.binary
         self._pattern = settings.socket
         self._read: tuple[tuple[int, ...] | None, str | None] = None, None
-        """Which version of the file was read last, and its text."""
+        """Which version of the file was read or written last, and its text."""
         self._process: ManagedProcess | ExternalProcess = (
             ManagedProcess(self._config, binary=settings.binary)
             if settings.managed
@@ -138,7 +138,7 @@ class HAProxy:
         return await self._runtime.sessions(places)
 
     async def replace(self, text: str) -> None:
-        await _off_loop(files.write_config, self._config, text)
+        self._read = await _off_loop(files.write_config, self._config, text), text
 
     async def apply(self, text: str, configuration: ProxyConfiguration) -> None:
         before = await self.current()

@@ -229,7 +229,11 @@ def _serving_of(
         for address, endpoint in entries.items()
         if endpoint.state == "up" and address not in unfit
     }
-    reached = {address: endpoint for address, endpoint in up.items() if address not in unreached}
+    reached = (
+        {address: endpoint for address, endpoint in up.items() if address not in unreached}
+        if unreached
+        else up
+    )
     if reached:
         return reached
     returning = {

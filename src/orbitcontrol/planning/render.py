@@ -1,8 +1,9 @@
 """``haproxy.tpl`` to a configuration: what a template may name, and the bounds of its work.
 
-A template sees copies made for this one rendering: tuples, read-only mappings and small structs,
-so that nothing it calls can change what the next line or the next rendering sees. It sees no
-file, no other template and no clock: the same inputs give the same text (I8). Undefined names are
+A template sees copies: tuples, mappings and small structs that nothing it calls can change, so that the
+next line and the next rendering see the same. Only the attributes of endpoints are plain dictionaries,
+which the engine reads many times faster; a rendering that has changed one fails, and the copy is dropped.
+It sees no file, no other template and no clock: the same inputs give the same text (I8). Undefined names are
 errors that say the name and the line. Steps (``FUEL``), the template's size and the output's size
 are bounded. The services a rendering asks for are recorded: they are what the load balancer
 follows.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from types import MappingProxyType
 
@@ -33,7 +34,6 @@ LONGEST_TEMPLATE = 1 << 20
 LONGEST_OUTPUT = 16 << 20
 
 _NAME = "haproxy.tpl"
-_NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 
 
 class Views:
@@ -45,13 +45,25 @@ class Views:
     def of(self, service: str, endpoints: Mapping[str, Endpoint]) -> tuple[EndpointView, ...]:
         """Their views, sorted by name."""
         before = self._made.get(service, {})
-        made: dict[str, tuple[Endpoint, EndpointView]] = {}
-        for address, endpoint in endpoints.items():
-            known = before.get(address)
-            is_same = known is not None and known[0] is endpoint
-            made[address] = known if known and is_same else (endpoint, _view(service, address, endpoint))
+        made = {
+            address: known
+            if (known := before.get(address)) is not None and known[0] is endpoint
+            else (endpoint, _view(service, address, endpoint))
+            for address, endpoint in endpoints.items()
+        }
         self._made[service] = made
         return tuple(sorted((view for _, view in made.values()), key=attrgetter("name")))
+
+    def mend(self, services: Iterable[str]) -> bool:
+        """Drops these services' views if a template has changed one, and says so."""
+        changed = [
+            service
+            for service in services
+            if any(view.attributes != endpoint.attributes for endpoint, view in self._made[service].values())
+        ]
+        for service in changed:
+            del self._made[service]
+        return bool(changed)
 
 
 class RenderContext(Struct, frozen=True, kw_only=True):
@@ -178,6 +190,10 @@ def _run(template: str, scope: _Scope) -> str:
         raise TemplateError(scope.unknown(error.name), line=_line_of(template, error.name)) from None
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise TemplateError(f"{error} (in a call that the template makes)") from None
+    finally:
+        is_mended = scope.mend()
+    if is_mended:
+        raise TemplateError("the template changes the attributes of an endpoint")
     if len(text) > LONGEST_OUTPUT:
         raise TemplateError(f"the template makes more than {LONGEST_OUTPUT} characters")
     return text
@@ -231,6 +247,10 @@ class _Scope:
         near = difflib.get_close_matches(str(name), sorted(self._context.services), n=1)
         return f"there is no service {str(name)!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
+    def mend(self) -> bool:
+        """True when the template has changed what it was given: it is made anew the next time."""
+        return self._context.views.mend(self._views)
+
     def _endpoints(self, service: str) -> tuple[EndpointView, ...]:
         self._known(service)
         self.asked.add(service)
@@ -271,5 +291,5 @@ def _view(service: str, address: str, endpoint: Endpoint) -> EndpointView:
         revision=endpoint.revision,
         zone=endpoint.availability_zone,
         machine=endpoint.machine,
-        attributes=MappingProxyType(dict(endpoint.attributes)) if endpoint.attributes else _NO_ATTRIBUTES,
+        attributes=dict(endpoint.attributes),
     )

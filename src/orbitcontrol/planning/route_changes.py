@@ -28,10 +28,9 @@ def changes_of(before: Routes, after: Routes) -> tuple[RouteChange, ...]:
     HAProxy: both are routed to anew.
     """
     gone = [
-        RouteChange(service=service, address=address, id=endpoint.id, step="out")
+        RouteChange(service=service, address=address, id=entries[address].id, step="out")
         for service, entries in before.items()
-        for address, endpoint in entries.items()
-        if address not in after.get(service, {})
+        for address in entries.keys() - after.get(service, {}).keys()
     ]
     come = [
         RouteChange(
@@ -41,8 +40,9 @@ def changes_of(before: Routes, after: Routes) -> tuple[RouteChange, ...]:
             step="routed" if endpoint.state == "up" else "draining",
         )
         for service, entries in after.items()
+        for known in (before.get(service, {}),)
         for address, endpoint in entries.items()
-        if _is_new(before.get(service, {}).get(address), endpoint)
+        if (earlier := known.get(address)) is not endpoint and _is_new(earlier, endpoint)
     ]
     return (*sorted(gone, key=_place), *sorted(come, key=_place))
 
@@ -65,7 +65,7 @@ def _place(change: RouteChange) -> tuple[str, str]:
 
 
 def _is_new(before: Endpoint | None, after: Endpoint) -> bool:
-    return before is not after and (before is None or _visible(before) != _visible(after))
+    return before is None or _visible(before) != _visible(after)
 
 
 def _visible(endpoint: Endpoint) -> tuple[str, str, str, Mapping[str, str]]:

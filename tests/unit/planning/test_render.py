@@ -214,6 +214,15 @@ def test_a_template_cannot_change_what_it_is_given(expression: str) -> None:
     failure("{% set e = endpoints('web')[0] %}{{ " + expression + " }}")
 
 
+@pytest.mark.parametrize("end", ["", "{{ nothing }}"], ids=["whole", "failed"])
+def test_a_template_that_changed_attributes_leaves_none_changed_for_the_next_rendering(end: str) -> None:
+    change = "{% set e = endpoints('web')[0] %}{{ e.attributes.update({'weight': '9'}) }}" + end
+    weights = "{% for e in endpoints('web') %}{{ e.attributes.weight | default(10) }} {% endfor %}"
+    before = text(weights)
+    failure(change)
+    assert text(weights) == before
+
+
 def test_the_same_inputs_give_the_same_text() -> None:
     template = "{% for e in endpoints('web') %}{{ e }}{{ e.attributes }}{% endfor %}{{ service('web') }}"
     backwards = dict(reversed(list(CONTEXT.endpoints["web"].items())))
