@@ -38,6 +38,7 @@ from orbitcontrol.model.service import (
     HttpCheck,
     TcpCheck,
 )
+from orbitcontrol.names import Names
 from orbitcontrol.planning.ports import PortRange
 from orbitcontrol.ports import Prober, Store
 from orbitcontrol.probes.connect import TcpConnector
@@ -46,7 +47,6 @@ from orbitcontrol.probes.dummy import DummyProber
 from orbitcontrol.probes.exec import ExecProber
 from orbitcontrol.probes.grpc import GrpcProber
 from orbitcontrol.probes.http import HttpProber
-from orbitcontrol.probes.names import Names
 from orbitcontrol.probes.tcp import TcpProber
 from orbitcontrol.statedir import StateDirectory, machine_id
 from orbitcontrol.web.daemon import serve

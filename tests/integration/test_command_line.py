@@ -138,14 +138,16 @@ def test_a_revision_is_set_for_all_or_for_one_machine_and_unset(filled: Cluster)
             found[item.key.partition("/deployments/")[2]] = (value["Revision"], value["Serial"])
         return found
 
-    filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach")
+    filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach", "--no-verify")
     assert stored() == {"worker/revision": ("R2", 1)}
-    again = filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach")
+    again = filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach", "--no-verify")
     assert "already" in again.err
     assert stored() == {"worker/revision": ("R2", 1)}
-    filled.orbitctl("service", "worker", "set", "revision", "R3", "on", "machine", "10.0.0.5", "--detach")
+    filled.orbitctl(
+        "service", "worker", "set", "revision", "R3", "on", "machine", "10.0.0.5", "--detach", "--no-verify"
+    )
     assert stored() == {"worker/revision": ("R2", 1), "worker/machines/10.0.0.5": ("R3", 2)}
-    filled.orbitctl("service", "worker", "set", "revision", "R4", "--detach")
+    filled.orbitctl("service", "worker", "set", "revision", "R4", "--detach", "--no-verify")
     assert stored() == {"worker/revision": ("R4", 3)}
     filled.orbitctl("service", "worker", "unset", "revision", "--detach")
     assert stored() == {"worker/revision": (None, 4)}
@@ -158,7 +160,7 @@ def test_a_revision_that_does_not_arrive_is_explained_and_goes_on_when_nobody_fo
     trouble = Problem(subject="service worker", reason="there is no image worker:R2")
     record = MachineRecord(tags=("app",), version="1", problems=(trouble,))
     filled.write("machines/10.0.0.5", msgspec.json.encode(record))
-    command = [*ORBITCTL, *filled.options, "service", "worker", "set", "revision", "R2"]
+    command = [*ORBITCTL, *filled.options, "service", "worker", "set", "revision", "R2", "--no-verify"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as following:
         assert following.stderr is not None
         said = [following.stderr.readline(), following.stderr.readline()]
@@ -182,7 +184,7 @@ def test_going_back_to_the_revision_of_the_tree_is_followed_like_any_other(fille
         record = MachineRecord(tags=("app",), version="1", instances=(report,))
         filled.write("machines/10.0.0.5", msgspec.json.encode(record))
 
-    filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach")
+    filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach", "--no-verify")
     runs("R2")
     command = [*ORBITCTL, *filled.options, "service", "worker", "unset", "revision"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as following:
@@ -207,7 +209,7 @@ def test_a_tag_that_the_configuration_does_not_have_is_a_problem_of_its_machine(
 
 
 def test_an_import_never_touches_revisions(filled: Cluster) -> None:
-    filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach")
+    filled.orbitctl("service", "worker", "set", "revision", "R2", "--detach", "--no-verify")
     tree = filled.directory / "tree"
     (tree / "services/web.json").write_text(
         '{"Name": "web", "EndpointPort": 81, "Checks": [{"Type": "dummy"}]}'

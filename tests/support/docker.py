@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ BUSYBOX = Path("/bin/busybox")
 _BRIDGE = "orbit-test0"
 _BRIDGE_ADDRESS = "172.29.251.1/24"
 _STARTUP = 60.0
+_RELOADED = "Reloaded configuration:"
 _TEST_TIMEOUT = 900
 
 
@@ -172,7 +174,7 @@ class OwnEngine(Engine):
         super().__init__(f"unix://{directory / 'docker.sock'}")
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        self._configure(live_restore=False)
+        self._configure({})
 
     def start(self) -> None:
         """Starts it on the tests' bridge, and returns when it answers."""
@@ -204,21 +206,42 @@ class OwnEngine(Engine):
     @contextmanager
     def live_restore(self) -> Iterator[None]:
         """Containers survive its end."""
-        self._configure(live_restore=True)
-        self.signal(signal.SIGHUP)
+        with self._reloaded({"live-restore": True}):
+            yield
+
+    @contextmanager
+    def calling_insecure(self, registry: str) -> Iterator[None]:
+        """It looks at no certificate of the registry."""
+        with self._reloaded({"insecure-registries": [registry]}):
+            yield
+
+    @contextmanager
+    def _reloaded(self, settings: dict[str, Any]) -> Iterator[None]:
+        self._reload(settings)
         try:
             yield
         finally:
-            self._configure(live_restore=False)
-            self.signal(signal.SIGHUP)
+            self._reload({})
+
+    def _reload(self, settings: dict[str, Any]) -> None:
+        """Returns when the engine says that it has: a signal to end could overtake this one."""
+        log = self._directory / "log"
+        before = log.read_text().count(_RELOADED)
+        self._configure(settings)
+        self.signal(signal.SIGHUP)
+        deadline = time.monotonic() + _STARTUP
+        while log.read_text().count(_RELOADED) == before:
+            assert time.monotonic() < deadline, f"dockerd does not reload:\n{log.read_text()[-2000:]}"
+            time.sleep(0.02)
 
     @property
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None
         return self._process
 
-    def _configure(self, *, live_restore: bool) -> None:
-        (self._directory / "daemon.json").write_text(json.dumps({"live-restore": live_restore}))
+    def _configure(self, settings: dict[str, Any]) -> None:
+        text = json.dumps({"live-restore": False, **settings})
+        (self._directory / "daemon.json").write_text(text)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A real image registry for tests, on a free port of 127.0.0.1, with one user and password."""
+"""A real image registry for tests, on a free port of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,11 +24,19 @@ _STARTUP = 30.0
 
 
 class Registry:
-    """Where images can be pushed to and pulled from by those who have logged in."""
+    """Where images can be pushed to and pulled from by those who have logged in.
 
-    def __init__(self, directory: Path, port: int) -> None:
+    ``auth`` and ``tls`` are its settings of these names.
+    """
+
+    def __init__(
+        self, directory: Path, port: int, *, images: Path, auth: dict[str, Any], tls: dict[str, Any]
+    ) -> None:
         self.host = f"127.0.0.1:{port}"
+        self.images = images
         self._directory = directory
+        self._auth = auth
+        self._tls = tls
         self._process: subprocess.Popen[bytes] | None = None
         self.docker_config = directory / "docker"
         self.docker_config.mkdir()
@@ -40,9 +49,9 @@ class Registry:
         settings = {
             "version": 0.1,
             "log": {"level": "warn", "accesslog": {"disabled": True}},
-            "storage": {"filesystem": {"rootdirectory": str(directory / "images")}},
-            "auth": {"htpasswd": {"realm": "tests", "path": str(directory / "htpasswd")}},
-            "http": {"addr": self.host, "secret": "of the tests"},
+            "storage": {"filesystem": {"rootdirectory": str(self.images)}},
+            "auth": self._auth,
+            "http": {"addr": self.host, "secret": "of the tests", "tls": self._tls},
         }
         (directory / "registry.yml").write_text(json.dumps(settings))  # JSON is YAML
         command = ["docker-registry", "serve", str(directory / "registry.yml")]
@@ -67,12 +76,29 @@ class Registry:
 
 
 @contextmanager
-def started_registry(directory: Path) -> Iterator[Registry]:
-    """A registry with its images below ``directory``; ended by its pid."""
+def started_registry(
+    directory: Path,
+    *,
+    images: Path | None = None,
+    auth: dict[str, Any] | None = None,
+    tls: dict[str, Any] | None = None,
+) -> Iterator[Registry]:
+    """A registry, ended by its pid. By default it knows one user and password, and speaks HTTP.
+
+    ``images`` is where another one keeps them, to show the same.
+    """
     if shutil.which("docker-registry") is None:
         pytest.fail("docker-registry is missing: install the distribution's package of that name")
     [port] = free_ports(1)
-    registry = Registry(directory, port)
+    directory.mkdir(exist_ok=True)
+    passwords = {"htpasswd": {"realm": "tests", "path": str(directory / "htpasswd")}}
+    registry = Registry(
+        directory,
+        port,
+        images=images or directory / "images",
+        auth=passwords if auth is None else auth,
+        tls=tls or {},
+    )
     registry.start()
     try:
         yield registry

@@ -86,6 +86,11 @@ class Site:
             }
         )
 
+    def set_revision(self, revision: str, *options: str) -> None:
+        """Sets it on this machine, whose engine has the image."""
+        where = ("--docker-host", self.engine.host)
+        self.cluster.orbitctl("service", "web", "set", "revision", revision, *where, *options)
+
     def get(self, path: str = "/") -> str:
         """The body that HAProxy answers with; "" when it does not answer with 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

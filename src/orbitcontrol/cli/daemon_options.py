@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]*|::1")
 
+docker_host_option = option(
+    "--docker-host", metavar="URL", help="default: DOCKER_HOST, or unix:///var/run/docker.sock"
+)
+"""Which Docker engine is this machine's: also for commands that ask it something."""
+
 _OPTIONS = (
     option(
         "--machine-address",
@@ -40,7 +45,7 @@ _OPTIONS = (
         "--port-range", metavar="A-B", default="20000-29999", help="ports that Orbit picks for containers"
     ),
     option("--lease-ttl", metavar="TIME", default="10s", help="how long the machine may be silent"),
-    option("--docker-host", metavar="URL", help="default: DOCKER_HOST, or unix:///var/run/docker.sock"),
+    docker_host_option,
     option(
         "--haproxy-config-path",
         metavar="DIR",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import click
 
 from orbitcontrol.cli.context import CommandContext, utc_now
+from orbitcontrol.cli.daemon_options import docker_host_option
 from orbitcontrol.cli.framework import OrbitGroup
 from orbitcontrol.cli.output import Column, emit, emit_value, output_option, table
 from orbitcontrol.cli.state_commands import ENDPOINT_COLUMNS, SERVICE_COLUMNS
 from orbitcontrol.errors import UsageError
 from orbitcontrol.ops import cluster as ops
 from orbitcontrol.ops.cluster import ServiceView
-from orbitcontrol.ops.deploying import Change, InstanceProgress, follow, set_revision
+from orbitcontrol.ops.deploying import Change, InstanceProgress, Verify, follow, set_revision
 from orbitcontrol.ports import Store
 
 NOT_FINISHED = 4
@@ -66,6 +68,7 @@ Examples:
   orbitctl service web                               one, with its machines and endpoints
   orbitctl service web set revision R2               run another revision
   orbitctl service web set revision R2 on machine A  on one machine only
+  orbitctl service web set revision R2 --no-verify   although its image cannot be found from here
   orbitctl service web unset revision                back to the tag in the tree
 """
 
@@ -110,10 +113,27 @@ _detach = click.option("--detach", is_flag=True, help="do not wait until it has 
 @click.argument("revision")
 @click.argument("where", nargs=-1, metavar="[on machine ADDRESS]")
 @_detach
+@click.option("--no-verify", is_flag=True, help="do not look whether the image exists")
+@docker_host_option
 @click.pass_context
-def set_revision_(context: click.Context, revision: str, where: tuple[str, ...], detach: bool) -> int:  # noqa: FBT001
-    """Run the service in this revision: the tag of its image."""
-    return _change(context, revision, where, detach=detach)
+def set_revision_(
+    context: click.Context,
+    /,
+    revision: str,
+    where: tuple[str, ...],
+    *,
+    detach: bool,
+    no_verify: bool,
+    docker_host: str | None,
+) -> int:
+    """Run the service in this revision: the tag of its image.
+
+    The image must be in this machine's Docker engine or in its registry, which is asked with the
+    credentials of `docker login`.
+    """
+    return _change(
+        context, revision, where, detach=detach, verify=None if no_verify else _verify(docker_host)
+    )
 
 
 @unset.command(name="revision")
@@ -125,7 +145,20 @@ def unset_revision(context: click.Context, where: tuple[str, ...], detach: bool)
     return _change(context, None, where, detach=detach)
 
 
-def _change(context: click.Context, revision: str | None, where: tuple[str, ...], *, detach: bool) -> int:
+def _verify(docker_host: str | None) -> Verify:
+    from orbitcontrol.ops.images import require_images  # noqa: PLC0415 -- libraries that only this needs
+
+    return partial(require_images, docker_host=docker_host)
+
+
+def _change(
+    context: click.Context,
+    revision: str | None,
+    where: tuple[str, ...],
+    *,
+    detach: bool,
+    verify: Verify | None = None,
+) -> int:
     """Writes the revision and follows it; the exit code."""
     command: CommandContext = context.obj
     change = Change(
@@ -139,7 +172,7 @@ def _change(context: click.Context, revision: str | None, where: tuple[str, ...]
     see = f"see `orbitctl service {change.service}`"
 
     async def work(store: Store) -> int:
-        if await set_revision(store, command.keys, change):
+        if await set_revision(store, command.keys, change, verify=verify):
             click.echo(f"service {change.service}: {target} set", err=True)
         else:
             click.echo(f"service {change.service}: {target} was set already", err=True)

@@ -1,8 +1,10 @@
-"""What ``doctor`` wants to know of a Docker engine."""
+"""What commands want to know of a Docker engine itself."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import aiodocker
 from msgspec import Struct
@@ -14,10 +16,14 @@ _DEADLINE = 5.0
 
 
 class EngineFacts(Struct, frozen=True, kw_only=True):
-    """The engine's version, and whether containers survive its restart."""
+    """The engine's version, and whether containers survive its restart.
+
+    ``insecure_registries`` are those, and networks of those, that it asks without looking at certificates.
+    """
 
     version: str
     live_restore: bool
+    insecure_registries: tuple[str, ...]
 
 
 async def engine_facts(host: str | None) -> EngineFacts:
@@ -36,4 +42,11 @@ async def engine_facts(host: str | None) -> EngineFacts:
     return EngineFacts(
         version=str(information.get("ServerVersion", "unknown")),
         live_restore=bool(information.get("LiveRestoreEnabled")),
+        insecure_registries=_insecure(information.get("RegistryConfig") or {}),
     )
+
+
+def _insecure(registries: Mapping[str, Any]) -> tuple[str, ...]:
+    networks = registries.get("InsecureRegistryCIDRs") or []
+    named = registries.get("IndexConfigs") or {}
+    return (*networks, *(name for name, settings in named.items() if not settings.get("Secure", True)))

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
 from msgspec import Struct, structs
 
+from orbitcontrol.codec.imageref import with_revision
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode, encode
 from orbitcontrol.codec.wording import nearest
@@ -23,11 +24,15 @@ from orbitcontrol.model.state import Deployment, MachineRecord
 from orbitcontrol.model.stored import Absent, Compare, Delete, KeyValue, Operation, Put, Range, Unchanged
 from orbitcontrol.ops.cluster import Cluster, machine_views, problems_of, read_cluster, require_service
 from orbitcontrol.planning.desired import effective_service
+from orbitcontrol.planning.overrides import overridden
 from orbitcontrol.ports import Store
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _ATTEMPTS = 5
 _POLL = 0.25
+
+Verify = Callable[[tuple[str, ...]], Awaitable[None]]
+"""Raises ``OrbitError`` when one of the images does not exist, or nobody can tell whether it does."""
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -52,8 +57,11 @@ class InstanceProgress(Struct, frozen=True, order=True):
     trouble: str = ""
 
 
-async def set_revision(store: Store, keys: Keys, change: Change) -> bool:
+async def set_revision(store: Store, keys: Keys, change: Change, *, verify: Verify | None = None) -> bool:
     """Writes the revision; False when that is what the store said already.
+
+    ``verify`` is asked about the images that machines would run, after all else has been looked at and
+    before anything is written. Not when a revision is taken back: what the tree names is not new.
 
     Raises ``UsageError`` for a revision that cannot be an image tag, ``OrbitError`` for a service
     that does not exist or has no container, and for a machine that nobody knows.
@@ -64,13 +72,13 @@ async def set_revision(store: Store, keys: Keys, change: Change) -> bool:
         )
     for _ in range(_ATTEMPTS):
         try:
-            return await _attempt(store, keys, change)
+            return await _attempt(store, keys, change, verify)
         except (StoreConflict, StoreAmbiguous):
             continue  # somebody else wrote, or it may have happened: look again
     raise OrbitError(f"service {change.service}: others keep changing its revision; try again")
 
 
-async def _attempt(store: Store, keys: Keys, change: Change) -> bool:
+async def _attempt(store: Store, keys: Keys, change: Change, verify: Verify | None) -> bool:
     """One reading and one transaction that holds only if nothing it read has changed."""
     reading = await store.read(
         Range.single(keys.service_config(change.service)),
@@ -88,6 +96,8 @@ async def _attempt(store: Store, keys: Keys, change: Change) -> bool:
     operations = _operations(keys, change, present)
     if not operations:
         return False
+    if verify is not None and change.revision is not None:
+        await verify(images_at(await read_cluster(store, keys), change, change.revision))
     compares: list[Compare] = [Unchanged(item.key, item.mod_revision) for item in (*configured, *present)]
     known = {item.key for item in present}
     compares += [
@@ -97,6 +107,27 @@ async def _attempt(store: Store, keys: Keys, change: Change) -> bool:
     ]
     await store.commit(compares, operations)
     return True
+
+
+def images_at(cluster: Cluster, change: Change, revision: str) -> tuple[str, ...]:
+    """The images that the machines of the change run at the revision: a tag may name another image.
+
+    A machine that has no lease now counts as well, because it comes back. Where no machine binds the
+    service yet, it is what a machine of each tag that does would run, or else what the service says.
+    """
+    service = cluster.configuration.services.get(change.service)
+    if service is None:
+        return ()
+    bindings = {
+        name: tag.services[change.service]
+        for name, tag in cluster.configuration.tags.items()
+        if change.service in tag.services
+    }
+    concerned = [record for at, record in cluster.machines.items() if change.machine in (None, at)]
+    carried = {tuple(tag for tag in record.tags if tag in bindings) for record in concerned} - {()}
+    orders = carried or {(tag,) for tag in bindings} or {()}
+    named = {overridden(service, [bindings[tag] for tag in order]).image for order in orders}
+    return tuple(sorted(with_revision(image, revision) for image in named if image))
 
 
 async def _require_machine(store: Store, keys: Keys, address: str) -> None:

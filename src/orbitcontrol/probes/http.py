@@ -16,7 +16,7 @@ import aiohttp
 
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import Check, HttpCheck
-from orbitcontrol.probes.names import Names, Resolver
+from orbitcontrol.names import Names, Resolver
 from orbitcontrol.probes.reasons import failed, failed_by_system
 
 _LONGEST_BODY = 1 << 20

@@ -7,10 +7,10 @@ fail at once and healthy services would be taken out. That counts for nothing.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 
 from orbitcontrol.model.runs import ProbeResult
+from orbitcontrol.systemwords import plain
 
 _LONGEST = 300
 
@@ -29,15 +29,6 @@ def failed_by_system(where: str, error: OSError) -> ProbeResult:
         why = f"this machine cannot ask: {plain(error)}"
         return ProbeResult(passed=False, detail=f"{where}: {why}", counts=False)
     return failed(where, plain(error))
-
-
-def plain(error: OSError) -> str:
-    """The system's own words: Python's and asyncio's repeat numbers and addresses."""
-    if isinstance(error, socket.gaierror):
-        return f"the name is not known: {error.strerror}"
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    return str(error) or type(error).__name__
 
 
 def printable(text: str, *, longest: int = _LONGEST) -> str:

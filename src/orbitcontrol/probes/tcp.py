@@ -7,7 +7,7 @@ import socket
 
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import Check, TcpCheck
-from orbitcontrol.probes.names import Address, Names
+from orbitcontrol.names import Address, Names
 from orbitcontrol.probes.reasons import failed, failed_by_system
 
 

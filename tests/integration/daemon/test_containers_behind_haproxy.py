@@ -32,7 +32,7 @@ def test_two_instances_are_served_a_killed_one_returns_and_a_new_revision_arrive
     eventually(lambda: len(site.cluster.endpoints("web")) == 2, what="both published again")
     eventually(lambda: site.get() == "this is R1", what="still served")
 
-    site.cluster.orbitctl("service", "web", "set", "revision", "R2")
+    site.set_revision("R2")
     assert {endpoint["Revision"] for endpoint in site.cluster.endpoints("web")} == {"R2"}
     eventually(lambda: site.get() == "this is R2", what="the new revision served")
 

@@ -23,7 +23,7 @@ def serving_r2(site: Site) -> Path:
     site.engine.image("web:R2", says="this is R2")
     tree = site.tree(site.web(image="web:R1"))
     site.cluster.orbitctl("import", str(tree))
-    site.cluster.orbitctl("service", "web", "set", "revision", "R2", "--detach")
+    site.set_revision("R2", "--detach")
     site.machine.start()
     eventually(lambda: site.get() == "this is R2", what="R2 served")
     return tree

@@ -12,7 +12,7 @@ import pytest
 from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.runs import ProbeResult, Run
 from orbitcontrol.model.service import TcpCheck
-from orbitcontrol.probes.names import Address, Names
+from orbitcontrol.names import Address, Names
 from orbitcontrol.probes.tcp import TcpProber
 from support.servers import free_port, full_backlog, serving, silent
 
@@ -88,7 +88,7 @@ def dead_name_servers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         return real(host, *arguments, **named)
 
-    monkeypatch.setattr("orbitcontrol.probes.names.socket.getaddrinfo", stuck)
+    monkeypatch.setattr("orbitcontrol.names.socket.getaddrinfo", stuck)
     return back.set
 
 

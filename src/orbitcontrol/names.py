@@ -1,8 +1,9 @@
-"""Looking up the names that checks have in place of addresses.
+"""Looking up the names that checks and registries have in place of addresses.
 
 The system's resolver blocks, for half a minute when its servers are gone. In the event loop's own
-small pool of threads, a handful of such names would delay all other checks and the store besides. So
-each lookup has a thread of its own, one at a time for each name, and no more than ``_MOST`` are under way.
+small pool of threads, a handful of such names would delay all other checks and the store besides, and
+a command could not end before its lookup does. So each lookup has a thread of its own, one at a time
+for each name, and no more than ``_MOST`` are under way.
 """
 
 from __future__ import annotations
