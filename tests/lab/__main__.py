@@ -12,6 +12,8 @@ import sys
 import time
 from types import FrameType
 
+import pytest
+
 from lab.cluster import Lab
 from lab.commands import LabError
 from lab.leftovers import left_of, remove_leftovers
@@ -51,7 +53,7 @@ def main() -> int:
         code = _run(lab, once=options.once)
     except _Interrupted:
         code = 130
-    except LabError as error:
+    except (LabError, pytest.fail.Exception) as error:
         print(f"The lab has failed: {error}", file=sys.stderr)
         return 1
     if left := left_of(lab.name):

@@ -29,6 +29,7 @@ from support.etcd import EtcdCluster, Place
 from support.machine import Cluster, eventually
 
 _FIRST_MEMBER = 201
+NOBODY = ("", "")
 _APP, _LB = "app", "lb"
 
 
@@ -91,9 +92,6 @@ class Lab:
         """``host:port`` of each load balancer."""
         return tuple(host.target for host in self.balancers)
 
-    def host(self, address: str) -> Host:
-        return next(host for host in self.hosts if host.address == address)
-
     def add_host(self, *, tags: Sequence[str] = (_APP,)) -> Host:
         """One host more, ready."""
         host = self._new_host(tags)
@@ -107,6 +105,13 @@ class Lab:
         """The host never comes back; nobody is told."""
         host.power_off()
         self.hosts.remove(host)
+
+    def add_revisions(self, *revisions: Revision) -> None:
+        """Has more revisions of the image in every engine; hosts must be on."""
+        self.revisions += revisions
+        self._images = archive(self.revisions)
+        for host in self.hosts:
+            host.load(self._images)
 
     def import_tree(self, files: dict[str, Any] | None = None) -> None:
         """Imports the files of a tree; by default the web service with its first revision."""
@@ -124,9 +129,14 @@ class Lab:
     def wait_until_routed(self, replicas: int | None = None) -> None:
         """Until each load balancer's answers come from so many containers; by default one a host."""
         count = replicas or len(self.hosts)
+
+        def routed(target: str) -> bool:
+            found = answering(target, times=2 * count)
+            return NOBODY not in found and len(found) == count
+
         for target in self.targets:
             eventually(
-                lambda target=target: len(answering(target, times=2 * count)) == count,  # type: ignore[misc]
+                lambda target=target: routed(target),  # type: ignore[misc]
                 what=f"{count} containers answer through {target}",
             )
 
@@ -146,7 +156,10 @@ class Lab:
             sessions = {
                 each.key.rpartition("/")[2]: json.loads(each.value) for each in self.cluster.stored("alive/")
             }
-            return all(host.address in sessions and enough(sessions[host.address]) for host in wanted)
+            return all(
+                host.address in sessions and enough(sessions[host.address]) and host.listens()
+                for host in wanted
+            )
 
         eventually(reached, what=f"{what} of {[host.address for host in wanted]}")
 
@@ -188,14 +201,16 @@ class Lab:
 
 
 def answering(target: str, *, times: int) -> set[tuple[str, str]]:
-    """Revision and container of whoever answers so many requests in a row; nobody for one that fails."""
+    """Revision and container of whoever answers so many requests in a row; ``NOBODY`` if one fails."""
     found = set()
     for _ in range(times):
-        connection = http.client.HTTPConnection(target, timeout=5)
+        who = NOBODY
+        connection = http.client.HTTPConnection(target, timeout=3)
         with suppress(OSError, http.client.HTTPException):
             connection.request("GET", "/")
             answer = connection.getresponse()
             if answer.status == 200:
-                found.add((answer.headers["X-Revision"], answer.headers["X-Instance"]))
+                who = (answer.headers["X-Revision"], answer.headers["X-Instance"])
         connection.close()
+        found.add(who)
     return found

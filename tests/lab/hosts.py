@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from lab.commands import LabError, run
+from lab.commands import LabError
 from lab.leftovers import processes_naming
 from lab.network import Network, into
 from lab.programs import MORTAL, Program, Starter, only_child
@@ -32,6 +32,8 @@ exec >/dev/null
 sleep infinity
 exit
 """
+_CHECK = 1500
+_PATIENCE = 1.0
 _NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
@@ -113,8 +115,9 @@ class Host:
         if self._machine is None:
             return
         self.network.cut(self.number)  # sockets of processes that are killed would say good-bye
-        os.kill(self._init, signal.SIGKILL)
-        self._machine.wait()
+        if self._machine.poll() is None:
+            os.kill(self._init, signal.SIGKILL)
+            self._machine.wait()
         self._machine = None
         for program in (self.dockerd, self.daemon):
             program.forget()
@@ -129,16 +132,28 @@ class Host:
     def wait_for_engine(self) -> None:
         def answers() -> bool:
             self.dockerd.complain()
-            return _answers(self.engine.host.removeprefix("unix://"))
+            return self.engine_answers()
 
         eventually(answers, what=f"the engine of host {self.number} answers")
+
+    def engine_answers(self) -> bool:
+        """Whether it does now: ``docker version`` would take much of the processor."""
+        with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+            client.settimeout(_PATIENCE)
+            client.connect(self.engine.host.removeprefix("unix://"))
+            client.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return client.recv(64).split(b" ")[1:2] == [b"200"]
+        return False
+
+    def listens(self) -> bool:
+        """Whether its daemon can be reached. (The store has the session of a dead one for some seconds.)"""
+        with suppress(OSError), socket.create_connection((self.address, _CHECK), timeout=_PATIENCE):
+            return True
+        return False
 
     def load(self, images: bytes) -> None:
         """Loads an archive of images into the engine."""
         self.engine.docker("load", "--quiet", stdin=images)
-
-    def containers(self) -> set[str]:
-        return self.engine.names()
 
     def haproxy_pids(self) -> list[int]:
         """Its HAProxy's processes, as seen from outside of all hosts."""
@@ -149,10 +164,6 @@ class Host:
         for pid in self.haproxy_pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-    def run(self, *command: str) -> str:
-        """Runs a command on the host; its output."""
-        return run(*self._behind(), *command)
 
     def memory(self) -> int:
         """Bytes that its processes use, with what they share counted by share."""
@@ -193,16 +204,6 @@ def _dockerd(directory: Path, number: int, lab: str) -> list[str]:
         *("--bip", f"172.30.{number}.1/24"),
         *("--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", f"/{lab}/h{number}"),
     ]
-
-
-def _answers(path: str) -> bool:
-    """Whether a Docker engine answers at the socket: ``docker version`` would take much of the processor."""
-    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
-        client.settimeout(2)
-        client.connect(path)
-        client.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-        return client.recv(64).split(b" ")[1:2] == [b"200"]
-    return False
 
 
 def _processes_in(namespace: Path) -> Iterable[int]:

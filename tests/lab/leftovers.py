@@ -24,6 +24,7 @@ _NAME = re.compile(r"orbit-lab-\d+-\d+")
 _DIRECTORIES = Path("/tmp")
 _NAMESPACES = Path("/run/netns")
 _CGROUPS = Path("/sys/fs/cgroup")
+_BIRTHS = Path("/tmp/orbit-lab.lock")
 _CGROUP_PATIENCE = 5.0
 
 
@@ -33,21 +34,20 @@ def home() -> Iterator[Path]:
 
     Its path is short, because sockets lie in it.
     """
-    remove_leftovers()
-    with _directory() as (directory, lock):
+    with _alone():
+        _remove_dead()
+        directory, lock = _directory()
+    with lock:
         try:
             yield directory
         finally:
             remove(directory.name)
-            lock.close()
 
 
 def remove_leftovers() -> list[str]:
     """Removes what labs left that live no more; their names."""
-    dead = [name for name in sorted(_names()) if not _lives(name)]
-    for name in dead:
-        remove(name)
-    return dead
+    with _alone():
+        return _remove_dead()
 
 
 def remove(name: str) -> None:
@@ -78,16 +78,30 @@ def processes_naming(text: str) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def _directory() -> Iterator[tuple[Path, IO[str]]]:
-    """A new directory under a lock, which ends with this process in any case."""
+def _alone() -> Iterator[None]:
+    """No lab is just coming into being meanwhile."""
+    with _BIRTHS.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_dead() -> list[str]:
+    dead = [name for name in sorted(_names()) if not _lives(name)]
+    for name in dead:
+        remove(name)
+    return dead
+
+
+def _directory() -> tuple[Path, IO[str]]:
+    """A new directory, and the file in it whose lock ends with this process in any case."""
     for number in count():
         directory = _DIRECTORIES / f"orbit-lab-{os.getpid()}-{number}"
         with suppress(FileExistsError):
-            directory.mkdir(mode=0o755)
+            directory.mkdir()
             break
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield directory, lock
+    lock = (directory / "lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return directory, lock
 
 
 def _lives(name: str) -> bool:

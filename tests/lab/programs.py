@@ -74,7 +74,7 @@ class Program:
     @property
     def pid(self) -> int:
         """Its process id, as seen from outside of all hosts."""
-        if self._process is None:
+        if not self.runs:
             raise LabError(f"{self._command[0]} is not running")
         return self._pid
 
@@ -96,8 +96,9 @@ class Program:
         """Ends it by a signal, by force if that takes too long."""
         if self._process is None:
             return
-        self.signal(number)
-        self.thaw()
+        if self.runs:
+            self.signal(number)
+            self.thaw()
         try:
             self._process.wait(_END)
         except subprocess.TimeoutExpired:
@@ -117,8 +118,9 @@ class Program:
         self.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        self.signal(signal.SIGCONT)
-        if self._process is not None:
+        """Ends ``freeze``, unless it was killed meanwhile."""
+        if self._process is not None and self.runs:
+            self.signal(signal.SIGCONT)
             self._process.send_signal(signal.SIGCONT)  # nsenter stops when its child does
 
     def signal(self, number: int) -> None:
