@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format setup lock bench clean
+.PHONY: help demo lab test check lint format setup lock bench clean
 
 BIN := .venv/bin
 
@@ -17,6 +17,11 @@ demo: ## Orbit on this machine: two containers behind HAProxy, until Ctrl-C (ONC
 	@scripts/packages python demo
 	@scripts/setup
 	@exec $(BIN)/python scripts/demo $(if $(filter-out 0,$(ONCE)),--once)
+
+lab: ## several hosts on this machine, until Ctrl-C (HOSTS=3; ONCE=1: requests through them, and end)
+	@scripts/packages python demo test
+	@scripts/setup
+	@exec scripts/lab $(if $(HOSTS),--hosts $(HOSTS)) $(if $(filter-out 0,$(ONCE)),--once)
 
 test: ## all tests; those that need Docker, HAProxy and etcd run the real ones (ARGS=…: for pytest)
 	@scripts/packages python demo test

@@ -302,8 +302,8 @@ def _root_filesystem(page: str) -> bytes:
     """A tar with busybox, its usual names, and a web page."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as tar:
-        _add(tar, "bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
-        _add(tar, "www/index.html", page.encode(), mode=0o644)
+        add_file(tar, "bin/busybox", BUSYBOX.read_bytes(), mode=0o755)
+        add_file(tar, "www/index.html", page.encode(), mode=0o644)
         for name in ("sh", "httpd", "sleep", "true", "false", "cat", "nc"):
             link = tarfile.TarInfo(f"bin/{name}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
@@ -311,7 +311,8 @@ def _root_filesystem(page: str) -> bytes:
     return content.getvalue()
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes, *, mode: int) -> None:
+def add_file(tar: tarfile.TarFile, name: str, data: bytes, *, mode: int) -> None:
+    """Adds a file that is nowhere on the disk."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(data), mode
     tar.addfile(entry, io.BytesIO(data))

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,14 @@ def _is_stopped(thread: Path) -> bool:
     return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
+@dataclass(frozen=True)
+class Place:
+    """A network in which a member alone listens on etcd's own ports, and the command that leads into it."""
+
+    address: str
+    command: tuple[str, ...]
+
+
 class EtcdServer:
     """One etcd member. It keeps its ports and its data when it is stopped and started again.
 
@@ -43,16 +52,24 @@ class EtcdServer:
     """
 
     def __init__(
-        self, directory: Path, *, name: str = "test", arguments: Sequence[str] = (), scheme: str = "http"
+        self,
+        directory: Path,
+        *,
+        name: str = "test",
+        arguments: Sequence[str] = (),
+        scheme: str = "http",
+        place: Place | None = None,
     ) -> None:
-        client, peer = free_ports(2)
+        client, peer = (2379, 2380) if place else free_ports(2)
+        address = place.address if place else "127.0.0.1"
         self.name = name
         self.directory = directory
-        self.endpoint = f"127.0.0.1:{client}"
+        self.endpoint = f"{address}:{client}"
         self.client_url = f"{scheme}://{self.endpoint}"
-        self.peer_url = f"http://127.0.0.1:{peer}"
+        self.peer_url = f"http://{address}:{peer}"
         self.initial_cluster = f"{name}={self.peer_url}"
         self.arguments = tuple(arguments)
+        self._command = place.command if place else ()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,6 +111,7 @@ class EtcdServer:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *self._command,
                     program,
                     *("--name", self.name, "--data-dir", str(self.data)),
                     *("--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url),
@@ -105,6 +123,7 @@ class EtcdServer:
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in a terminal is not for it
             )
 
     def wait_until_healthy(self) -> None:
@@ -199,11 +218,12 @@ class EtcdServer:
 class EtcdCluster:
     """Three members. Whatever is done to one of them leaves the others alone."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, places: Sequence[Place] | None = None) -> None:
         # etcd's own time-outs: the elections of three members on a busy machine need them.
         patient = ("--heartbeat-interval", "100", "--election-timeout", "1000")
         self.members = tuple(
-            EtcdServer(directory / name, name=name, arguments=patient) for name in ("one", "two", "three")
+            EtcdServer(directory / name, name=name, arguments=patient, place=place)
+            for name, place in zip(("one", "two", "three"), places or (None,) * 3, strict=True)
         )
         together = ",".join(member.initial_cluster for member in self.members)
         for member in self.members:

@@ -15,7 +15,7 @@ from collections import Counter
 
 import pytest
 
-_KINDS = {"unit": "unit tests", "laws": "laws", "integration": "integration tests"}
+_KINDS = {"unit": "unit tests", "laws": "laws", "integration": "integration tests", "lab": "lab tests"}
 _OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed")
 
 

@@ -158,7 +158,7 @@ class Machine:
         state = ["--state-dir", str(self.directory / "state")]
         command = [*ORBITCTL, "daemon", *self.cluster.options, *state, *self._arguments]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment())
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
         if ready:
             eventually(self.is_ready, what=f"machine {self.address} ready\n{self.text()}")
 
@@ -212,5 +212,6 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
             machine.close()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """This process's, without what would be settings of orbitctl."""
     return {name: value for name, value in os.environ.items() if not name.startswith("ORBITCTL_")}
