@@ -304,21 +304,26 @@ class Deployer:
             return
         if isinstance(action, Stop) and not await self._may_stop(action, local):
             return
+        failure = await self._tried(action)
+        await self._hands.look()
+        if failure is not None:
+            raise failure
+
+    async def _tried(self, action: Start | Revive | Rename | Remove | Stop) -> OrbitError | None:
+        """Takes the step. The failure, unless the next plan is to make something of it."""
         try:
             await self._do(action)
-        except DockerUnreachable:
-            raise
+        except DockerUnreachable as error:
+            return error
         except DockerError as error:
             if not isinstance(action, Start | Revive):
-                raise
+                return error
             key = (action.wanted.key, action.wanted.config_hash)
             is_again = key in self._failures
             self._failures[key] = str(error)
             _log.warning("container could not be started", container=action.wanted.name, reason=error)
-            if is_again:
-                raise
-        finally:
-            await self._hands.look()
+            return error if is_again else None
+        return None
 
     async def _may_stop(self, action: Stop, local: Local) -> bool:
         """True when the endpoint is what the plan took it for, and the slot was ours a moment ago."""

@@ -193,6 +193,7 @@ async def test_a_container_is_not_stopped_before_its_endpoint_is_withdrawn(
     await machine.settle()
     assert started_at(engine, "web") == before
     machine.publishes = True
+    machine.recheck()
     await machine.until(
         machine.board.runs, lambda runs: [run.revision for run in runs or ()] == ["2"], "replaced"
     )
@@ -264,14 +265,14 @@ async def test_a_service_that_is_no_longer_bound_is_withdrawn_and_removed(
     await eventually(lambda: engine.names() == {"web"}, "removed")
 
 
-async def test_fewer_instances_remove_the_last_ones_and_keep_the_first(
+async def test_fewer_instances_remove_the_last_ones_and_the_one_that_is_left_gets_its_name(
     machine: Machine, engine: Engine, image: str
 ) -> None:
     machine.want(web("web", image, instances=3))
     first, _, _ = await machine.runs(3)
     machine.want(web("web", image, instances=1))
     assert await machine.runs(1) == (structs.replace(first, effective=web("web", image, instances=1)),)
-    await eventually(lambda: engine.names() == {"web-1"}, "removed")
+    await eventually(lambda: engine.names() == {"web"}, "removed")
 
 
 async def test_more_instances_leave_those_that_run_alone(
