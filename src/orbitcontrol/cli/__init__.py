@@ -18,14 +18,15 @@ from orbitcontrol.cli.framework import LazyGroup, OrbitGroup
 from orbitcontrol.errors import OrbitError
 
 _TREE = "orbitcontrol.cli.tree_commands"
+_IMPORT = "orbitcontrol.cli.import_commands"
 _STATE = "orbitcontrol.cli.state_commands"
 
 _COMMANDS = {
     "init": (_TREE, "init", "Write a small working tree to start from."),
     "validate": (_TREE, "validate", "Check a tree without a store: for git hooks and CI."),
     "schema": (_TREE, "schema", "Print the JSON Schema of the tree's files, for editors."),
-    "plan": (_TREE, "plan", "Show what an import would change."),
-    "import": (_TREE, "import_", "Put a tree into the store, all of it or nothing."),
+    "plan": (_IMPORT, "plan", "Show what an import would change."),
+    "import": (_IMPORT, "import_", "Put a tree into the store, all of it or nothing."),
     "export": (_TREE, "export", "Write the store's configuration as a tree."),
     "verify": (_TREE, "verify", "Compare the store with a tree and name every difference."),
     "recover": ("orbitcontrol.cli.recover_command", "recover", "Restore revisions after a lost store."),
