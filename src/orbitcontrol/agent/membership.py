@@ -19,7 +19,7 @@ Starting, in this order:
    step 1 finds again; never a session that this machine does not know.
 
 A lease that is lost while the daemon runs leads back to step 2 with a new session; the endpoints
-loop then publishes anew under it what is proven.
+loop then publishes anew under it what is proven, by answers that are not older than the checks' own pace.
 
 Why an earlier session may be replaced without waiting: sessions are random, and each is written to the
 state directory, with address and machine, before anybody can see it. So who finds one there has the
@@ -166,10 +166,24 @@ class Membership:
                 _log.warning("record lost, registering anew", session=session.id)
             except LeaseLost:
                 _log.warning("lease lost, registering anew", session=session.id)
-            self._board.session.set(None)
+            self._leave()
         session = await self._resumed() or await self._registered()
         self._board.session.set(session)
         return None if session is None else await self._store.keep_alive(session.lease)
+
+    def _leave(self) -> None:
+        """Ends the session here. With it ends the proof of what was published under it.
+
+        A daemon that was frozen while its lease ended believes its last verdicts, however old they are.
+        So what is up is only presumed to be, before there is another session to publish it under, until
+        the health loop has looked at what that rests on.
+        """
+        board = self._board
+        up = {run_id for run_id, verdict in board.verdicts.value.items() if verdict.up}
+        board.presumed.set(board.presumed.value | up)
+        if board.proven.value is not None:
+            board.proven.set(frozenset())
+        board.session.set(None)
 
     async def _resumed(self) -> Session | None:
         """The session of the last life, if its lease and its record are still there."""

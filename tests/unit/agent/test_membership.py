@@ -117,9 +117,26 @@ async def test_a_new_session_is_not_registered_by_what_was_published_under_the_o
         await asyncio.sleep(0.2)
         assert board.published.value == {RUN.id}
         assert await alive(store) == Alive(session="session2")
+        board.presumed.set(frozenset())  # as the health loop does
         goes_on.set()
         await until(board.registered, lambda session: session == "session2")
     assert await store.get(KEYS.endpoint("web", f"{ADDRESS}:80")) is not None
+
+
+async def test_with_a_lost_lease_what_was_up_is_only_presumed_to_be(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = serving()
+    board.proven.set(frozenset({RUN.id}))
+    async with running(membership(board, store, files)):
+        first = await until(board.session, lambda session: session is not None)
+        assert first is not None
+        assert board.presumed.value == frozenset()
+        await store.revoke(first.lease)
+        board.lease_doubt.ring("test")
+        await until(board.session, lambda session: session is not None and session.id == "session2")
+    assert board.presumed.value == {RUN.id}
+    assert board.proven.value == frozenset()
 
 
 async def test_a_resumed_lease_is_renewed_in_its_own_time(store: SqliteStore, files: StateDirectory) -> None:
