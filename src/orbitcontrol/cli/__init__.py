@@ -7,6 +7,7 @@ to standard error; exit codes are those of ``errors``.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,10 @@ _COMMANDS = {
 CLOSED_PIPE = 141
 """As if the signal SIGPIPE had ended the process: 0 and 1 already have a meaning in ``plan``."""
 
+_RARELY = 100_000
+"""Objects between two searches for cycles. A command keeps nearly all that it makes, and ends: to search
+as often as Python does by itself took a twentieth of an import. The daemon goes back to that."""
+
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -59,6 +64,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program ``orbitctl``. Ends the process with one of the exit codes of ``errors``."""
+    gc.set_threshold(_RARELY)
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 

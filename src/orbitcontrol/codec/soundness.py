@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 from msgspec import inspect
 
@@ -45,8 +45,8 @@ def soundness_of(expected: type) -> Callable[[Any], bool]:
 
 def _of(expected: inspect.Type) -> _Sound:
     match expected:
-        case inspect.StructType(cls=cls):
-            return _object(cls)
+        case inspect.StructType():
+            return _object(expected)
         case inspect.UnionType(types=types):
             return _union(types)
         case inspect.DictType(value_type=inner):
@@ -67,13 +67,11 @@ def _scalar(expected: inspect.Type) -> _Sound:
     return lambda value: scalar_fault(value, expected) is None
 
 
-@cache
-def _object(cls: type) -> _Sound:
-    info = cast(inspect.StructType, inspect.type_info(cls))
+def _object(info: inspect.StructType) -> _Sound:
     fields = {
-        field.encode_name: _field(field, cls)
+        field.encode_name: _field(field, info.cls)
         for field in info.fields
-        if field.encode_name not in IGNORED.get(cls, {})
+        if field.encode_name not in IGNORED.get(info.cls, {})
     }
     required = frozenset(field.encode_name for field in info.fields if field.required)
     if info.tag_field:
@@ -117,7 +115,7 @@ def _union(types: Iterable[inspect.Type]) -> _Sound:
     members = [each for each in types if not isinstance(each, inspect.NoneType)]
     nullable = len(members) < len(tuple(types))
     checks = {
-        each.tag: (each.tag_field, _object(each.cls))
+        each.tag: (each.tag_field, _object(each))
         for each in members
         if isinstance(each, inspect.StructType) and each.tag_field
     }
@@ -132,6 +130,9 @@ def _union(types: Iterable[inspect.Type]) -> _Sound:
 
         return is_sound_check
     tests = tuple(map(_of, members))
+    if len(tests) == 1:
+        only = tests[0]
+        return (lambda value: value is None or only(value)) if nullable else only
 
     def is_sound(value: Any) -> bool:
         return (nullable and value is None) or any(test(value) for test in tests)
