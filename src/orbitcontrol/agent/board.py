@@ -243,10 +243,11 @@ class Board:
         what is published may be gone with that one's lease."""
         self.proven: Cell[frozenset[RunId] | None] = Cell("proven", None)
         """The runs that this daemon's resumed session had published when it started, which need no
-        new proof; None until that is known."""
+        new proof while it lasts; None until that is known."""
         self.presumed: Cell[frozenset[RunId]] = Cell("presumed", frozenset())
-        """The runs that are taken for up because they were published in the daemon's last life, while the
-        store cannot say whether that session goes on. They are not published anew on that alone."""
+        """The runs that are taken for up because they were: published in the daemon's last life, while the
+        store cannot say whether that session goes on, or up when a lease was found to be lost. They are not
+        published anew on that alone; the health loop settles which of them are proven."""
         self.instances: Cell[tuple[InstanceReport, ...]] = Cell("instances", ())
         self.proxy_verdict: Cell[ProxyVerdict | None] = Cell("proxy_verdict", None)
         self.reloads: Cell[tuple[Reload, ...]] = Cell("reloads", ())

@@ -9,7 +9,9 @@ in force.
 A daemon that starts while its store is away cannot know whether its session goes on. After a moment it
 begins with what it remembers, and *presumes* that it does: what was published then starts as up. When
 the store says that the lease was lost, a presumed run that has not passed ``Rise`` times since is
-asked from the beginning: it needs proof again.
+asked from the beginning: it needs proof again. The same question is put when a lease is lost later. A
+daemon that was frozen until then has verdicts as old as its sleep: what rests on answers older than the
+pace of its checks is asked from the beginning, too; while checks went on, nothing is.
 
 With a thousand checks nearly every answer changes nothing. So an answer costs what it changes: only
 a new verdict of its run is told, and what turns in quick succession is told together. And checks are
@@ -19,6 +21,7 @@ asked in small groups, at common moments of their interval: waking up for each c
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Collection, Mapping
@@ -66,12 +69,14 @@ a time or a number that is never the same twice."""
 class _Watched(Struct):
     """A run under check: its checks as configured, their states, and the tasks that ask.
 
-    ``verdict`` and ``trouble`` are what was told of it last, ``reason_at`` when its reason was.
+    ``verdict`` and ``trouble`` are what was told of it last, ``reason_at`` when its reason was;
+    ``answered_at`` is when each check last said something of the run, on the clock that goes on in sleep.
     """
 
     run: Run
     checks: tuple[Check, ...]
     states: list[CheckState]
+    answered_at: list[float]
     since: float
     verdict: Verdict
     tasks: list[asyncio.Task[None]] = []
@@ -100,6 +105,7 @@ class HealthLoop:
         """Never returns."""
         self._board.runs.subscribe(self._wake)
         self._board.proven.subscribe(self._wake)
+        self._board.presumed.subscribe(self._wake)
         async with asyncio.TaskGroup() as group:
             self._group = group
             group.create_task(self._tell(), name="health verdicts")
@@ -168,7 +174,7 @@ class HealthLoop:
         """The store has said which runs are proven; the other presumed ones must be by themselves."""
         for run_id in self._board.presumed.value - frozenset(proven):
             before = self._watched.get(run_id)
-            if before is None or not before.verdict.up or is_proven(before.states, before.checks):
+            if before is None or not before.verdict.up or _is_proven_now(before):
                 continue
             _log.info("lease lost, proof needed again", service=run_id.service, instance=run_id.instance)
             self._end(before)
@@ -181,7 +187,12 @@ class HealthLoop:
         """Starts asking. With ``was_up`` the run counts as up until checks have failed."""
         first = CheckState.resumed() if was_up else CheckState()
         watched = _Watched(
-            run, checks, [first] * len(checks), time.monotonic(), Verdict(up=False, judged=False)
+            run,
+            checks,
+            [first] * len(checks),
+            [-math.inf] * len(checks),
+            time.monotonic(),
+            Verdict(up=False, judged=False),
         )
         self._watched[run.id] = watched
         watched.tasks = [
@@ -205,6 +216,8 @@ class HealthLoop:
             if self._watched.get(watched.run.id) is not watched:
                 return  # the run ended while it was asked: what it said proves nothing of another
             asked += 1
+            if result.counts:
+                watched.answered_at[place] = _clock()
             before = watched.states[place]
             age = time.monotonic() - watched.since
             after = after_result(before, check, result, age=age)
@@ -291,6 +304,20 @@ class HealthLoop:
             for run_id, trouble in sorted(self._troubles.items(), reverse=True)
         }
         self._board.problems.report("health", failing)
+
+
+def _is_proven_now(watched: _Watched) -> bool:
+    """True when the run has passed all of its checks by itself, and lately: within two of their intervals."""
+    now = _clock()
+    return is_proven(watched.states, watched.checks) and all(
+        now - answered <= 2 * check.interval + check.connect_timeout + check.response_timeout + _GRACE
+        for answered, check in zip(watched.answered_at, watched.checks, strict=True)
+    )
+
+
+def _clock() -> float:
+    """Seconds that go on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _log_turn(run_id: RunId, verdict: Verdict) -> None:

@@ -9,15 +9,27 @@ Starting, in this order:
    the epoch of the store that it had. If all of them are still the same, the lease can be renewed and
    ``alive/<address>`` carries that very session, it is *resumed*: no key changes, no endpoint moves. (A
    copied disk is another machine; a store filled anew is another store, whatever its keys say.)
-2. Otherwise somebody else's record may be there: a daemon that runs twice, or our own old lease
-   that has not run out. It is given one TTL to end. If it does not, this daemon refuses, naming the
-   holder: two daemons on one address would take each other's endpoints away.
+2. Otherwise a record may be there that carries an *earlier session of this machine*: a backup was put
+   back, whose leases live on for their time. It is replaced at once, see below.
+   Any other record is somebody else's, or was left by a life that this machine has forgotten. It is
+   given one TTL to end. If it does not, this daemon refuses, naming the holder: two daemons on one
+   address would take each other's endpoints away.
 3. Otherwise a lease is granted and the identity written *before* the record is put, so that a crash
    or a lost connection between the two leaves either a lease that nobody uses, or a session that
    step 1 finds again; never a session that this machine does not know.
 
 A lease that is lost while the daemon runs leads back to step 2 with a new session; the endpoints
-loop then publishes anew under it what is proven.
+loop then publishes anew under it what is proven, by answers that are not older than the checks' own pace.
+
+Why an earlier session may be replaced without waiting: sessions are random, and each is written to the
+state directory, with address and machine, before anybody can see it. So who finds one there has the
+directory of the daemon that had it. The directory is locked by one daemon at a time, hence that daemon
+is this one, or has ended. A copy of the directory on another machine has another machine id, and on the
+same machine (or a clone that kept its machine id) at the same address it could resume the very session
+already, by step 1: nothing is trusted here that is not trusted there. Where the machine has no id, nothing
+tells it from another one, and step 2 waits. The record is replaced in a transaction that compares
+it, so one that somebody wrote meanwhile stays. What the old lease still carries ends with it; load
+balancers do not add endpoints of a session that is not the one in ``alive/`` (``planning.restored``).
 """
 
 from __future__ import annotations
@@ -43,6 +55,9 @@ from orbitcontrol.ports import StateFiles, Store
 _log = Log(__name__)
 
 _IDENTITY = "identity.json"
+_REMEMBERED_SESSIONS = 16
+"""A backup is older than that only where a daemon has lost its lease as often since."""
+
 _SLACK = 1.0
 _RETRY = 0.5
 
@@ -52,13 +67,14 @@ class AddressTaken(OrbitError):
 
 
 class _Identity(Struct, frozen=True, kw_only=True, rename="pascal"):
-    """``epoch`` is "" when the store had no configuration yet."""
+    """``epoch`` is "" when the store had no configuration yet. ``sessions`` are the newest, this one last."""
 
     address: str = ""
     machine_id: str = ""
     epoch: str = ""
     lease: int = 0
     session: str = ""
+    sessions: tuple[str, ...] = ()
 
 
 class Membership:
@@ -150,10 +166,24 @@ class Membership:
                 _log.warning("record lost, registering anew", session=session.id)
             except LeaseLost:
                 _log.warning("lease lost, registering anew", session=session.id)
-            self._board.session.set(None)
+            self._leave()
         session = await self._resumed() or await self._registered()
         self._board.session.set(session)
         return None if session is None else await self._store.keep_alive(session.lease)
+
+    def _leave(self) -> None:
+        """Ends the session here. With it ends the proof of what was published under it.
+
+        A daemon that was frozen while its lease ended believes its last verdicts, however old they are.
+        So what is up is only presumed to be, before there is another session to publish it under, until
+        the health loop has looked at what that rests on.
+        """
+        board = self._board
+        up = {run_id for run_id, verdict in board.verdicts.value.items() if verdict.up}
+        board.presumed.set(board.presumed.value | up)
+        if board.proven.value is not None:
+            board.proven.set(frozenset())
+        board.session.set(None)
 
     async def _resumed(self) -> Session | None:
         """The session of the last life, if its lease and its record are still there."""
@@ -186,10 +216,13 @@ class Membership:
 
     async def _registered(self) -> Session | None:
         """A new session; None while somebody else's record has time left to end."""
+        past = self._past_sessions()
         record = await self._store.get(self._key)
         if record is not None and record.lease:
-            self._wait_for_end(_session_of(record))
-            return None
+            if (holder := _session_of(record)) not in past:
+                self._wait_for_end(holder)
+                return None
+            _log.info("an earlier session of this machine is replaced", session=holder)
         self._foreign = None
         lease = await self._store.grant(self._ttl)
         session = Session(id=self._new_id(), lease=lease, resumed=False)
@@ -200,14 +233,21 @@ class Membership:
                 epoch=await self._epoch(),
                 lease=lease,
                 session=session.id,
+                sessions=(*past, session.id)[-_REMEMBERED_SESSIONS:],
             )
         )
         before: Compare = Absent(Range.single(self._key))
-        if record is not None:  # written by hand: without a lease it is no daemon's, and never ends
+        if record is not None:  # our own, or written by hand: without a lease it is no daemon's
             before = Unchanged(self._key, record.mod_revision)
         await self._store.commit([before], [Put(self._key, encode(Alive(session=session.id)), lease)])
         _log.info("session begun", session=session.id, ttl=self._ttl)
         return session
+
+    def _past_sessions(self) -> tuple[str, ...]:
+        """The sessions that only this machine can have had, oldest first; none while it has no id."""
+        identity = self._identity.load()
+        is_ours = (identity.address, identity.machine_id) == (self._address, self._machine_id)
+        return identity.sessions if is_ours and self._machine_id else ()
 
     def _wait_for_end(self, holder: str) -> None:
         """Gives a foreign record one TTL from when it was first seen, then raises ``AddressTaken``."""

@@ -7,6 +7,7 @@ to standard error; exit codes are those of ``errors``.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -18,14 +19,15 @@ from orbitcontrol.cli.framework import LazyGroup, OrbitGroup
 from orbitcontrol.errors import OrbitError
 
 _TREE = "orbitcontrol.cli.tree_commands"
+_IMPORT = "orbitcontrol.cli.import_commands"
 _STATE = "orbitcontrol.cli.state_commands"
 
 _COMMANDS = {
     "init": (_TREE, "init", "Write a small working tree to start from."),
     "validate": (_TREE, "validate", "Check a tree without a store: for git hooks and CI."),
     "schema": (_TREE, "schema", "Print the JSON Schema of the tree's files, for editors."),
-    "plan": (_TREE, "plan", "Show what an import would change."),
-    "import": (_TREE, "import_", "Put a tree into the store, all of it or nothing."),
+    "plan": (_IMPORT, "plan", "Show what an import would change."),
+    "import": (_IMPORT, "import_", "Put a tree into the store, all of it or nothing."),
     "export": (_TREE, "export", "Write the store's configuration as a tree."),
     "verify": (_TREE, "verify", "Compare the store with a tree and name every difference."),
     "recover": ("orbitcontrol.cli.recover_command", "recover", "Restore revisions after a lost store."),
@@ -43,6 +45,10 @@ _COMMANDS = {
 CLOSED_PIPE = 141
 """As if the signal SIGPIPE had ended the process: 0 and 1 already have a meaning in ``plan``."""
 
+_RARELY = 100_000
+"""Objects between two searches for cycles. A command keeps nearly all that it makes, and ends: to search
+as often as Python does by itself took a twentieth of an import. The daemon goes back to that."""
+
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -58,6 +64,7 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program ``orbitctl``. Ends the process with one of the exit codes of ``errors``."""
+    gc.set_threshold(_RARELY)
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 

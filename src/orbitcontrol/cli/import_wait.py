@@ -86,8 +86,7 @@ async def verdicts_of(store: Store, context: CommandContext, wait: Wait) -> tupl
 
 def print_verdicts(verdicts: Sequence[MachineVerdict]) -> None:
     """The table of all machines."""
-    if verdicts:
-        click.echo(table(verdicts, _COLUMNS))
+    click.echo(table(verdicts, _COLUMNS))
 
 
 def concluded(verdicts: Sequence[MachineVerdict], meta: ConfigMeta) -> int:

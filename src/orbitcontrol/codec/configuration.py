@@ -17,7 +17,7 @@ in ``broken``, so that the caller can leave alone whatever depends on it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct, structs
 
@@ -36,9 +36,14 @@ class ParsedConfiguration(Struct, frozen=True):
     broken: dict[str, str]
 
 
-def parse_entries(entries: Mapping[str, bytes]) -> ParsedConfiguration:
-    """Reads entries below ``config/``; ``meta`` and the log of an import are passed over."""
-    reader = _Reader(entries)
+def parse_entries(
+    entries: Mapping[str, bytes], *, known: Mapping[str, Any] | None = None
+) -> ParsedConfiguration:
+    """Reads entries below ``config/``; ``meta`` and the log of an import are passed over.
+
+    ``known`` has the values of entries that the caller has read already.
+    """
+    reader = _Reader(entries, known or {})
     services: dict[str, Service] = {}
     tags: dict[str, Tag] = {}
     for entry in sorted(entries):
@@ -61,12 +66,16 @@ def parse_entries(entries: Mapping[str, bytes]) -> ParsedConfiguration:
 
 
 class _Reader:
-    def __init__(self, entries: Mapping[str, bytes]) -> None:
+    def __init__(self, entries: Mapping[str, bytes], known: Mapping[str, Any]) -> None:
         self._entries = entries
+        self._known = known
         self.broken: dict[str, str] = {}
 
     def value(self, entry: str, expected: type[T]) -> T | None:
         """The entry's value, or None after noting why it cannot be had."""
+        value: T | None = self._known.get(entry)
+        if value is not None:
+            return value
         try:
             return decode(self._entries[entry], expected, key=f"config/{entry}")
         except UndecodableValue as error:

@@ -17,23 +17,14 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 from msgspec import Struct, inspect
 
-from orbitcontrol.codec.engine import CONFIG_FIELDS, HOST_CONFIG_FIELDS
 from orbitcontrol.codec.engine_objects import engine_faults
 from orbitcontrol.codec.jsontext import decode_utf8, parse
 from orbitcontrol.codec.scalars import scalar_fault
+from orbitcontrol.codec.soundness import BARE_NUMBERS_ARE_DOUBTFUL, ENGINE_OBJECTS, IGNORED, soundness_of
 from orbitcontrol.codec.values import from_plain
 from orbitcontrol.codec.wording import alternatives, element, kind_of, member, nearest
 from orbitcontrol.model.findings import Finding
-from orbitcontrol.model.service import (
-    Binding,
-    CheckBase,
-    Container,
-    GlobalProperties,
-    Relaunch,
-    Service,
-    SourceControl,
-    Update,
-)
+from orbitcontrol.model.service import Binding, CheckBase, Container, Service, SourceControl
 
 T = TypeVar("T")
 
@@ -42,14 +33,6 @@ ALIASES: dict[type, dict[str, str]] = {
     SourceControl: {"OAuth": "OAuthToken"},
 }
 """Older spellings of fields, by the class (or base) that has them."""
-
-_REVISION_IGNORED = "ignored: revisions live in the store; set one with `orbitctl service NAME set revision`"
-_IGNORED: dict[type, dict[str, str]] = {
-    Service: {"Revision": _REVISION_IGNORED},
-    Binding: {"Revision": _REVISION_IGNORED},
-    GlobalProperties: {"AMQPUrl": "ignored: events live in the store, no AMQP broker is used"},
-}
-_ENGINE_OBJECTS: dict[str, frozenset[str]] = {"Config": CONFIG_FIELDS, "HostConfig": HOST_CONFIG_FIELDS}
 
 
 class Document(Struct, Generic[T], frozen=True, kw_only=True):
@@ -73,16 +56,28 @@ def read_document(raw: bytes, expected: type[T], *, file: str, allow_unknown: bo
 
 def read_value(value: Any, expected: type[T], *, file: str, allow_unknown: bool = False) -> Document[T]:
     """The same for JSON that is parsed already."""
+    if soundness_of(expected)(value):  # type: ignore[arg-type] # mypy doubts that type[T] can be hashed
+        return _typed(value, expected, file=file, findings=())
+    return walked(value, expected, file=file, allow_unknown=allow_unknown)
+
+
+def walked(value: Any, expected: type[T], *, file: str, allow_unknown: bool = False) -> Document[T]:
+    """The same, whatever the value: each fault is found, each key rewritten."""
     walk = _Walk(file, allow_unknown=allow_unknown)
-    plain = walk.value(value, _type_info(expected), "")  # type: ignore[arg-type] # mypy doubts that type[T] can be hashed
-    if any(finding.is_problem for finding in walk.findings):
-        return Document(findings=tuple(walk.findings))
+    plain = walk.value(value, _type_info(expected), "")  # type: ignore[arg-type] # as above
+    findings = tuple(walk.findings)
+    if any(finding.is_problem for finding in findings):
+        return Document(findings=findings)
+    return _typed(plain, expected, file=file, findings=findings)
+
+
+def _typed(plain: Any, expected: type[T], *, file: str, findings: tuple[Finding, ...]) -> Document[T]:
     try:
         typed = msgspec.convert(plain, expected, dec_hook=from_plain)
     except msgspec.ValidationError as error:
         # The walk knows every type of today's model; this is for a type that joins it tomorrow.
-        return Document(findings=(*walk.findings, Finding(file=file, message=str(error))))
-    return Document(plain=plain, value=typed, findings=tuple(walk.findings))
+        return Document(findings=(*findings, Finding(file=file, message=str(error))))
+    return Document(plain=plain, value=typed, findings=findings)
 
 
 @cache
@@ -114,7 +109,7 @@ def _shape_of(cls: type) -> _Shape:
     info = cast(inspect.StructType, inspect.type_info(cls))
     fields = {field.encode_name: field for field in info.fields}
     names = [*fields, info.tag_field] if info.tag_field else list(fields)
-    aliases, ignored = aliases_of(cls), _IGNORED.get(cls, {})
+    aliases, ignored = aliases_of(cls), IGNORED.get(cls, {})
     known = _by_lower(frozenset((*names, *ignored))) | {old.lower(): new for old, new in aliases.items()}
     return _Shape(
         cls=cls,
@@ -181,9 +176,9 @@ class _Walk:
         return result
 
     def _field(self, value: Any, field: inspect.Field, cls: type, path: str) -> Any:
-        known = _ENGINE_OBJECTS.get(field.encode_name) if cls is Container else None
+        known = ENGINE_OBJECTS.get(field.encode_name) if cls is Container else None
         if known is None:
-            if cls in {Update, Relaunch} and isinstance(field.type, inspect.CustomType):
+            if cls in BARE_NUMBERS_ARE_DOUBTFUL and isinstance(field.type, inspect.CustomType):
                 self._bare_duration(value, path)
             return self.value(value, field.type, path)
         if not isinstance(value, dict):

@@ -16,9 +16,9 @@ def engine_faults(fields: dict[str, Any], path: str) -> Iterator[Fault]:
     """What is wrong with the fields of a ``Config`` or ``HostConfig`` under canonical names."""
     for name, value in fields.items():
         kind = KINDS.get(name)
-        where = member(path, name)
         if kind is None:
             continue
+        where = member(path, name)
         if value is None:
             yield where, "is null; leave the field out instead", True
             continue

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from orbitcontrol.codec.values import decode, encode
@@ -31,7 +32,7 @@ _NAME = re.compile(NAME_PATTERN)
 _FILES: dict[str, Kind] = {"certs": "certificate", "haproxy_files": "haproxy_file"}
 _FOLDERS: dict[Kind, str] = {kind: folder for folder, kind in _FILES.items()}
 _LONGEST_NAME = 200
-_CANONICAL = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+_CANONICAL = msgspec.json.Encoder(order="sorted")
 
 
 class EntryKey(Struct, frozen=True, kw_only=True):
@@ -128,7 +129,7 @@ def is_file_name(name: str) -> bool:
 
 def encode_document(plain: Any) -> bytes:
     """A canonical JSON document as an entry's value."""
-    return _CANONICAL.encode(plain).encode()
+    return _CANONICAL.encode(plain)
 
 
 def encode_text(content: str) -> bytes:

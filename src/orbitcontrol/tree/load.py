@@ -72,7 +72,7 @@ def load(directory: Path, *, allow_unknown: bool = False, largest: int = ETCD_LI
     _require_tree(directory)
     loader = _Loader(TreeFiles(directory, largest=largest), allow_unknown=allow_unknown, largest=largest)
     loader.run()
-    parsed = parse_entries(loader.entries)
+    parsed = parse_entries(loader.entries, known=loader.values)
     findings = [*loader.files.findings, *check_rules(parsed.configuration, present=loader.present)]
     findings += [Finding(file=key, message=reason) for key, reason in parsed.broken.items()]
     return LoadedTree(
@@ -105,11 +105,16 @@ def _require_tree(directory: Path) -> None:
 
 
 class _Loader:
-    """One pass over a tree's folders; ``present`` are the keys that have a file, sound or not."""
+    """One pass over a tree's folders.
+
+    ``present`` are the keys that have a file, sound or not; ``values`` is what the documents among
+    ``entries`` mean.
+    """
 
     def __init__(self, files: TreeFiles, *, allow_unknown: bool, largest: int) -> None:
         self.files = files
         self.entries: dict[str, bytes] = {}
+        self.values: dict[str, Any] = {}
         self.present: set[str] = set()
         self._allow_unknown = allow_unknown
         self._largest = largest
@@ -214,6 +219,7 @@ class _Loader:
                 )
             )
         elif document.value is not None:
+            self.values[entry.key] = document.value
             self._add(entry, codec.encode_document(document.plain))
 
     def _text(self, entry: EntryKey) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -46,3 +47,43 @@ def test_a_restored_backup_brings_no_old_endpoint_into_rotation_and_takes_no_new
         shop.servers[LOST].body = LOST.encode()
         shop.lost.start(ready=False)
         eventually(lambda: shop.answers(4) == {LOST, BALANCER}, what="its machine's return believed")
+
+
+def test_a_machine_whose_earlier_session_is_in_the_backup_publishes_again_without_waiting_for_its_end(
+    tmp_path: Path, own_etcd: EtcdServer
+) -> None:
+    """Its lease would last for ten minutes; the test has no such patience. Another machine's keeps it out."""
+    with shop_on(Cluster(tmp_path, f"etcd://{own_etcd.endpoint}"), lease_ttl="600s") as shop:
+        shop.balancer.start()
+        [earlier] = sessions(shop.cluster)
+        own_etcd.save(tmp_path / "backup")
+        shop.balancer.stop()
+        shop.cluster.revoke(shop.cluster.stored("alive/")[0].lease)
+        shop.balancer.start()
+        assert sessions(shop.cluster) not in ([], [earlier])
+        eventually(lambda: shop.answers(4) == {BALANCER}, what="served under it")
+
+        own_etcd.restore(tmp_path / "backup")
+        own_etcd.start()
+        eventually(lambda: published_by(shop.cluster) - {earlier}, what="published in a session of its own")
+        assert sessions(shop.cluster) == list(published_by(shop.cluster))
+        assert shop.balancer.text().count("an earlier session of this machine is replaced") == 1
+        assert shop.answers(10) == {BALANCER}
+
+        shop.balancer.stop()
+        (shop.balancer.directory / "state" / "identity.json").unlink()
+        own_etcd.restore(tmp_path / "backup")
+        own_etcd.start()
+        shop.balancer.start(ready=False)
+        eventually(lambda: f"session {earlier} of another daemon" in shop.balancer.text(), what="named")
+        assert sessions(shop.cluster) == [earlier]
+
+
+def sessions(cluster: Cluster) -> list[str]:
+    """The sessions that the store holds for alive."""
+    return [str(json.loads(item.value)["Session"]) for item in cluster.stored("alive/")]
+
+
+def published_by(cluster: Cluster) -> set[str]:
+    """The sessions that published what the store has of the service."""
+    return {str(json.loads(item.value)["Session"]) for item in cluster.stored("services/web/endpoints/")}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from time import CLOCK_BOOTTIME, clock_gettime
 
+import pytest
 import pytest_asyncio
 from msgspec import structs
 
@@ -392,6 +394,34 @@ async def test_what_was_presumed_and_has_passed_since_needs_no_other_proof(alone
     alone.board.proven.set(frozenset())
     assert await alone.board.presumed.wait_for(lambda runs: not runs, timeout=PATIENCE)
     assert len(alone.told) == told
+
+
+async def test_a_lease_lost_while_checks_went_on_needs_no_other_proof(health: Health) -> None:
+    web = run_of("web", rise=2)
+    health.runs(web)
+    await health.oracle.until(health.oracle.answered, "web", 3)
+    await health.verdict(web, UP)
+    told = len(health.told)
+    health.board.presumed.set(frozenset({web.id}))
+    assert await health.board.presumed.wait_for(lambda runs: not runs, timeout=PATIENCE)
+    assert len(health.told) == told
+
+
+async def test_a_lease_lost_in_sleep_needs_proof_again(
+    health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = run_of("web", rise=2)
+    health.runs(web)
+    await health.verdict(web, UP)
+    health.says(never)
+    await health.oracle.until(health.oracle.asked, "web", health.oracle.answered["web"] + 1)
+    woken = clock_gettime(CLOCK_BOOTTIME) + 3600
+    monkeypatch.setattr("orbitcontrol.agent.health._clock", lambda: woken)
+    health.board.presumed.set(frozenset({web.id}))
+    await health.verdict(web, Verdict(up=False, judged=False))
+    assert health.board.presumed.value == frozenset()
+    health.says(passes)
+    await health.verdict(web, UP)
 
 
 async def presumed(health: Health, run: Run) -> None:

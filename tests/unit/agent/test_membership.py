@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from orbitcontrol.store.sqlite import SqliteStore
 from support.loops import ADDRESS, RUN, UP, WEB, Meddled, desired, eventually, ids, running, until
 
 KEYS = Keys()
+UNIQUE = ids("life")
 
 
 @pytest.fixture
@@ -35,7 +36,13 @@ def files(tmp_path: Path) -> StateDirectory:
 
 
 def membership(
-    board: Board, store: Store, files: StateFiles, *, ttl: float = 60.0, machine_id: str = "this one"
+    board: Board,
+    store: Store,
+    files: StateFiles,
+    *,
+    ttl: float = 60.0,
+    machine_id: str = "this one",
+    new_id: Callable[[], str] | None = None,
 ) -> Membership:
     return Membership(
         board=board,
@@ -45,7 +52,7 @@ def membership(
         machine_id=machine_id,
         ttl=ttl,
         files=files,
-        new_id=ids("session"),
+        new_id=new_id or ids("session"),
     )
 
 
@@ -110,9 +117,26 @@ async def test_a_new_session_is_not_registered_by_what_was_published_under_the_o
         await asyncio.sleep(0.2)
         assert board.published.value == {RUN.id}
         assert await alive(store) == Alive(session="session2")
+        board.presumed.set(frozenset())  # as the health loop does
         goes_on.set()
         await until(board.registered, lambda session: session == "session2")
     assert await store.get(KEYS.endpoint("web", f"{ADDRESS}:80")) is not None
+
+
+async def test_with_a_lost_lease_what_was_up_is_only_presumed_to_be(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    board = serving()
+    board.proven.set(frozenset({RUN.id}))
+    async with running(membership(board, store, files)):
+        first = await until(board.session, lambda session: session is not None)
+        assert first is not None
+        assert board.presumed.value == frozenset()
+        await store.revoke(first.lease)
+        board.lease_doubt.ring("test")
+        await until(board.session, lambda session: session is not None and session.id == "session2")
+    assert board.presumed.value == {RUN.id}
+    assert board.proven.value == frozenset()
 
 
 async def test_a_resumed_lease_is_renewed_in_its_own_time(store: SqliteStore, files: StateDirectory) -> None:
@@ -240,6 +264,90 @@ async def test_a_session_is_resumed_by_the_same_machine_on_the_same_store_alone(
         session = await until(after.session, lambda session: session is not None)
     assert session is not None
     assert session.resumed is resumed, case
+
+
+async def lives(store: SqliteStore, files: StateDirectory, *, machine_id: str = "this one") -> str:
+    """A daemon's whole life in a new session, whose lease ends with it; the session."""
+    board = Board()
+    async with running(membership(board, store, files, machine_id=machine_id, new_id=UNIQUE)):
+        session = await until(board.session, lambda session: session is not None)
+    assert session is not None
+    await store.revoke(session.lease)
+    return session.id
+
+
+async def put_back(store: SqliteStore, session: str) -> None:
+    """The record as a restored backup has it: under a lease that lives."""
+    await store.commit([], [Put(KEYS.alive(ADDRESS), encode(Alive(session=session)), await store.grant(600))])
+
+
+async def test_an_earlier_session_of_this_machine_is_replaced_at_once(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    earlier = await lives(store, files)
+    board = Board()
+    async with running(membership(board, store, files, ttl=600.0, new_id=UNIQUE)):
+        session = await until(board.session, lambda session: session is not None)
+        assert session is not None
+        await store.revoke(session.lease)
+        await put_back(store, earlier)
+        board.lease_doubt.ring("test")
+        await until(board.session, lambda now: now is not None and now.id != session.id)
+    await put_back(store, earlier)
+    again = Board()
+    async with running(membership(again, store, files, ttl=600.0, new_id=UNIQUE)):
+        await until(again.session, lambda session: session is not None)
+    assert (await alive(store)).session not in {earlier, session.id}
+
+
+@pytest.mark.parametrize(
+    ("case", "before", "now"),
+    [
+        ("the state directory was copied to another machine", "this one", "another"),
+        ("the machine has no id", "", ""),
+        ("the machine had no id when it had that session", "", "this one"),
+    ],
+)
+async def test_a_session_that_may_be_another_machines_keeps_the_address(
+    store: SqliteStore, files: StateDirectory, case: str, before: str, now: str
+) -> None:
+    earlier = await lives(store, files, machine_id=before)
+    await lives(store, files, machine_id=before)
+    await put_back(store, earlier)
+    board = Board()
+    async with running(membership(board, store, files, machine_id=now)):
+        told = await until(board.problems.cell, lambda told: any(earlier in one.reason for one in told))
+        assert told
+        assert board.session.value is None, case
+    assert (await alive(store)).session == earlier
+
+
+async def test_a_record_that_changes_while_it_is_replaced_stays(
+    store: SqliteStore, files: StateDirectory
+) -> None:
+    earlier = await lives(store, files)
+    await put_back(store, earlier)
+
+    async def grant(ttl: float) -> int:
+        await put_back(store, "theirs")
+        return await store.grant(ttl)
+
+    board = Board()
+    async with running(membership(board, Meddled(store, grant=grant), files)):
+        await until(board.problems.cell, lambda told: any("theirs" in one.reason for one in told))
+    assert (await alive(store)).session == "theirs"
+
+
+async def test_the_newest_sessions_alone_are_remembered(store: SqliteStore, files: StateDirectory) -> None:
+    sessions = [await lives(store, files) for _ in range(17)]
+    await put_back(store, sessions[1])
+    known = await lives(store, files)
+    assert known not in sessions
+    await put_back(store, sessions[0])
+    board = Board()
+    async with running(membership(board, store, files)):
+        await until(board.problems.cell, lambda told: any(sessions[0] in one.reason for one in told))
+    assert (await alive(store)).session == sessions[0]
 
 
 async def test_of_two_daemons_that_find_an_address_free_one_gets_it(
