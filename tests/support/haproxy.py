@@ -8,14 +8,17 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
+from collections.abc import Set as AbstractSet
 
 import pytest
 from msgspec import structs
 
-from orbitcontrol.agent.board import Board, Cell
+from orbitcontrol.agent.board import Board, Cell, Session
 from orbitcontrol.agent.proxy import ProxyLoop
+from orbitcontrol.agent.proxy_store import BalancerStore
 from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.haproxy_text import layout
+from orbitcontrol.codec.keys import Keys
 from orbitcontrol.errors import HAProxyError, StoreUnreachable
 from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConfiguration
 from orbitcontrol.model.service import Service
@@ -24,6 +27,7 @@ from orbitcontrol.planning.proxy import ProxyState, loaded
 from orbitcontrol.planning.rotation import Place, Published, Sight, at
 from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
+from orbitcontrol.store.open import open_store
 from support.haproxy_homes import HAProxyHome
 
 
@@ -70,6 +74,10 @@ class Sightings:
         self.alive: Cell[Mapping[str, Alive] | None] = Cell("alive", {})
         self.followed: Cell[frozenset[str]] = Cell("followed", frozenset())
         self.unreachable = False
+        self.listed_again: list[frozenset[str]] = []
+
+    def list_again(self, services: AbstractSet[str]) -> None:
+        self.listed_again.append(frozenset(services))  # what a test publishes is the newest there is
 
     def follow(self, services: frozenset[str]) -> None:
         self.followed.set(services)
@@ -98,13 +106,22 @@ class LoadBalancer:
         self.files = StateDirectory(home.directory / "state")
         self.state = Remembered(self.files, "haproxy.json", ProxyState, ProxyState())
         self.board = Board()
+        self.at = BalancerStore(
+            store=open_store(f"sqlite://{home.directory}/store.db"),
+            keys=Keys(),
+            address="10.0.0.1",
+            check="10.0.0.1:1500",
+        )
+        self.lease = 0
         self._task: asyncio.Task[None] | None = None
         self._generation = 0
 
     def start(self) -> None:
         """Starts the loop, as a daemon does."""
+        self.board.session.set(Session(id="s1", lease=self.lease, resumed=False))
         loop = ProxyLoop(
             board=self.board,
+            at=self.at,
             proxy=self.home.adapter(),
             watch=self.watch,
             connector=TcpConnector(),
@@ -229,6 +246,7 @@ async def balancer(haproxy_home: HAProxyHome) -> AsyncIterator[LoadBalancer]:
     found = LoadBalancer(haproxy_home)
     yield found
     await found.stop()
+    await found.at.store.close()
 
 
 @pytest.fixture
