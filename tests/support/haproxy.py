@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +16,7 @@ from msgspec import structs
 
 from orbitcontrol.agent.board import Board, Cell, Session
 from orbitcontrol.agent.proxy import ProxyLoop
+from orbitcontrol.agent.proxy_rotation import EndpointWatch
 from orbitcontrol.agent.proxy_store import BalancerStore
 from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.haproxy_text import layout
@@ -25,6 +27,7 @@ from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.planning.proxy import ProxyState, loaded
 from orbitcontrol.planning.rotation import Place, Published, Sight, at
+from orbitcontrol.ports import Store
 from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
 from orbitcontrol.store.open import open_store
@@ -100,15 +103,15 @@ class Sightings:
 class LoadBalancer:
     """A ``ProxyLoop`` on a real HAProxy, with the store's side in the test's hand."""
 
-    def __init__(self, home: HAProxyHome) -> None:
+    def __init__(self, home: HAProxyHome, store: Store | None = None) -> None:
         self.home = home
         self.watch = Sightings()
         self.files = StateDirectory(home.directory / "state")
         self.state = Remembered(self.files, "haproxy.json", ProxyState, ProxyState())
         self.board = Board()
         self.at = BalancerStore(
-            store=open_store(f"sqlite://{home.directory}/store.db"),
-            keys=Keys(),
+            store=store or open_store(f"sqlite://{home.directory}/store.db"),
+            keys=Keys(base=f"/{secrets.token_hex(4)}"),
             address="10.0.0.1",
             check="10.0.0.1:1500",
         )
@@ -123,7 +126,7 @@ class LoadBalancer:
             board=self.board,
             at=self.at,
             proxy=self.home.adapter(),
-            watch=self.watch,
+            watch=self.endpoint_watch(),
             connector=TcpConnector(),
             files=self.files,
             lease_ttl=10,
@@ -132,6 +135,10 @@ class LoadBalancer:
             look_every=0.5,
         )
         self._task = asyncio.create_task(loop.run())
+
+    def endpoint_watch(self) -> EndpointWatch:
+        """Where the loop has its endpoints from."""
+        return self.watch
 
     async def stop(self) -> None:
         """Ends the loop, as a daemon that ends does: HAProxy goes on."""
