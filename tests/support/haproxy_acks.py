@@ -23,6 +23,7 @@ from support.haproxy import LoadBalancer, WebServer, an_endpoint, eventually
 from support.haproxy_homes import HAProxyHome
 
 TTL = 600
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 class Waiting(LoadBalancer):
@@ -34,11 +35,22 @@ class Waiting(LoadBalancer):
     def __init__(self, home: HAProxyHome, store: Store) -> None:
         super().__init__(home, store)
         self.told: list[tuple[str, str, int]] = []
+        self.watched = store
+        """The store as the load balancer sees endpoints in it."""
         self._store = store
         self._watches: list[asyncio.Task[None]] = []
 
     async def begin(self, *servers: WebServer, template: str | None = None) -> int:
         """In service with these servers of ``web``; the generation of its template."""
+        await self.enter(*servers)
+        generation = self.import_template(template or self.home.template)
+        self.start()
+        await self.judged(generation, accepted=True)
+        await self.routes_to(*(server.address for server in servers))
+        return generation
+
+    async def enter(self, *servers: WebServer) -> None:
+        """All that a load balancer finds in its store, with these endpoints of ``web``."""
         self.lease = await self._store.grant(TTL)
         alive = encode(Alive(session="s1", registered=True))
         await self._store.commit([], [Put(self.at.keys.alive("10.0.0.1"), alive)])
@@ -46,15 +58,10 @@ class Waiting(LoadBalancer):
             await self.publish(server)
         now = (await self._store.read()).revision
         self._watches.append(asyncio.create_task(self._note_acks(now)))
-        generation = self.import_template(template or self.home.template)
-        self.start()
-        await self.judged(generation, accepted=True)
-        await self.routes_to(*(server.address for server in servers))
-        return generation
 
     def endpoint_watch(self) -> EndpointWatch:
         follower = EndpointFollower(
-            store=self._store, keys=self.at.keys, problems=self.board.problems, history=self.board.history
+            store=self.watched, keys=self.at.keys, problems=self.board.problems, history=self.board.history
         )
         self._watches.append(asyncio.create_task(follower.run()))
         return follower
@@ -142,6 +149,18 @@ class Waiting(LoadBalancer):
                     if event.now is not None:
                         ack = decode(event.now.value, Ack, key=event.key)
                         self.told.append((event.key.split("/")[-2], ack.step, ack.sessions))
+
+
+async def half_sent(balancer: Waiting) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client that has sent 20 bytes of ``REQUEST``, in the worker that serves now."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", balancer.home.port)
+    writer.write(REQUEST[:20])
+
+    async def has_it() -> bool:
+        return "CurrConns: 1\n" in await balancer.home.runtime("show info")
+
+    await eventually(has_it, "HAProxy has accepted it")
+    return reader, writer
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -6,27 +6,13 @@ import asyncio
 
 import pytest
 
-from support.haproxy import eventually
-from support.haproxy_acks import Waiting
+from support.haproxy_acks import REQUEST, Waiting, half_sent
 from support.haproxy_homes import DISTRIBUTION, EVERY_HAPROXY, NEWER, http_get, on
 from support.haproxy_servers import Three, becomes, name, states, with_line
 
 pytestmark = pytest.mark.integration
 
 BOTH_VERSIONS = on((True, DISTRIBUTION), (True, NEWER))
-REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-
-
-async def half_sent(balancer: Waiting) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A client that has sent a part of its request, in the worker that serves now."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", balancer.home.port)
-    writer.write(REQUEST[:20])
-
-    async def has_it() -> bool:
-        return "CurrConns: 1\n" in await balancer.home.runtime("show info")
-
-    await eventually(has_it, "HAProxy has accepted it")
-    return reader, writer
 
 
 @EVERY_HAPROXY
