@@ -13,20 +13,19 @@ an earlier one told of endpoints that are gone.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
+from orbitcontrol.agent.acknowledging_looks import Look
 from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.batches import batches
 from orbitcontrol.agent.board import Board, Cell, Session, Wake
 from orbitcontrol.agent.loop import TICK, forever
 from orbitcontrol.agent.proxy_registration import Registration
 from orbitcontrol.agent.proxy_rotation import EndpointWatch
-from orbitcontrol.agent.proxy_sessions import ended
 from orbitcontrol.agent.proxy_store import BalancerStore
-from orbitcontrol.codec.haproxy_stat import StatRow
 from orbitcontrol.codec.values import decode, encode
-from orbitcontrol.errors import HAProxyError, LeaseLost, StoreError, UndecodableValue
+from orbitcontrol.errors import LeaseLost, StoreError, UndecodableValue
 from orbitcontrol.log import Log
 from orbitcontrol.model.rollouts import Ack
 from orbitcontrol.model.stored import Delete, Operation, Put, Range
@@ -36,18 +35,11 @@ from orbitcontrol.planning.acknowledging import (
     InForce,
     Written,
     asked_for,
+    differs_in_numbers,
     drained,
     obsolete,
-    places_of,
-    rows_of,
-    servers_at,
-    sessions_in,
     unanswered,
-    why_not_routed,
-    why_reachable,
 )
-from orbitcontrol.planning.proxy import has_admin_socket
-from orbitcontrol.planning.servers import Place
 from orbitcontrol.ports import Proxy
 
 _log = Log(__name__)
@@ -85,7 +77,8 @@ class Acknowledging:
         self._pause = _FIRST_PAUSE
         self._acks: dict[Written, Ack] | None = None
         """What the lease carries; None where it must be read."""
-        self._waiting_since: dict[Asked, float] = {}
+        self._waiting: dict[Asked, tuple[float, str]] = {}
+        """Since when each waits that could not be answered, and why."""
 
     async def run(self) -> None:
         """Never returns."""
@@ -154,85 +147,27 @@ class Acknowledging:
         ready = frozenset(one for one in waiting if in_force is not None and in_force.has_taken(one))
         if in_force is None or not ready:
             return {}
-        try:
-            found, why = await self._judged(ready, in_force)
-        except HAProxyError as error:
-            found, why = {}, dict.fromkeys(ready, str(error))
-        now = self.in_force.value  # HAProxy may have been told something else since it was asked
-        if now is None or now.runs is not in_force.runs:
-            found = {}
-        news = {
+        look = Look(self._proxy, in_force, ready)
+        await look.at_serving()
+        await self._put(self._still(in_force, dict.fromkeys(look.routed, ROUTED)), acks, session)
+        await look.at_leaving()
+        drains = {
             one: ack
-            for one, sessions in found.items()
-            if now is not None
-            and now.has_taken(one)
-            and (ack := _news(one, sessions, acks.get(_written(one)))) is not None
+            for one in look.drained
+            if (ack := drained(acks.get(_written(one)), sessions=look.sessions[one])) is not None
         }
-        await self._put(news, acks, session)
+        await self._put(self._still(in_force, drains), acks, session)
         if unanswered(ready, acks):
             self._alarm.within(self._pause)
             self._pause = min(self._pause * 1.5, _LONGEST_PAUSE)
-        return why
+        return look.why
 
-    async def _judged(
-        self, ready: AbstractSet[Asked], in_force: InForce
-    ) -> tuple[dict[Asked, int], dict[Asked, str]]:
-        """The sessions of those that can be answered for (0 of those routed to); why not the others."""
-        servers = servers_at(in_force.layout, {one.address for one in ready})
-        if not in_force.runs:
-            why = {
-                one: why_reachable(servers[one.address].keys(), {})
-                if one.draining
-                else "HAProxy does not run"
-                for one in ready
-            }
-            return {one: 0 for one, reason in why.items() if not reason}, why
-        places = {one: places_of(one, servers[one.address], in_force.leaving) for one in ready}
-        why, counted = {}, dict.fromkeys(ready, 0)
-
-        async def sessions(left: AbstractSet[Asked]) -> Mapping[Asked, int]:
-            rows = await self._statistics(left, places, in_force.text)
-            for one in left:
-                lines = servers[one.address]
-                mine = None if rows is None else rows_of(one, places[one], rows)
-                if one.draining:
-                    why[one] = why_reachable(lines.keys(), mine or {})
-                    counted[one] = sessions_in(mine or {})
-                else:
-                    why[one] = why_not_routed(lines, mine, settled=in_force.settled)
-            return {one: counted[one] or (1 if why[one] or not one.draining else 0) for one in left}
-
-        await ended(ready, sessions)
-        quiet = [one for one in ready if one.draining and not why[one]]
-        why |= await self._unquiet(quiet, places, in_force.text)
-        return {one: counted[one] for one in ready if not why[one]}, why
-
-    async def _statistics(
-        self, asked: AbstractSet[Asked], places: Mapping[Asked, Collection[Place]], text: str
-    ) -> tuple[StatRow, ...] | None:
-        """What the worker that serves says of these; None where it cannot, and runs what its file says."""
-        named = frozenset[Place]().union(*(places[one] for one in asked))
-        try:
-            return await self._proxy.statistics({one.address for one in asked}, named)
-        except HAProxyError:
-            if has_admin_socket(text):
-                raise
-            return None
-
-    async def _unquiet(
-        self, drains: Collection[Asked], places: Mapping[Asked, Collection[Place]], text: str
-    ) -> dict[Asked, str]:
-        """Why workers that leave may still reach some of them."""
-        if not drains:
+    def _still(self, asked_under: InForce, news: Mapping[Asked, Ack]) -> dict[Asked, Ack]:
+        """What holds still: HAProxy may have been told something else since it was asked."""
+        now = self.in_force.value
+        if now is None or now.runs is not asked_under.runs:
             return {}
-        names = {
-            one: [f"{place.section}/{place.server}" for place in places[one]]
-            or [f"{one.service}/{one.service}-{one.address}"]
-            for one in drains
-        }
-        servers = {name: one.address for one in drains for name in names[one]}
-        unquiet = await self._proxy.workers.unquiet(servers, present=text)
-        return {one: next((unquiet[name] for name in names[one] if name in unquiet), "") for one in drains}
+        return {one: ack for one, ack in news.items() if now.has_taken(one)}
 
     async def _put(self, news: Mapping[Asked, Ack], acks: dict[Written, Ack], session: Session) -> None:
         for batch in batches(
@@ -261,16 +196,18 @@ class Acknowledging:
                 acks.pop(written, None)
 
     def _report(self, why: Mapping[Asked, str]) -> None:
-        """Names what keeps an endpoint waiting, once that takes long."""
+        """Names what keeps an endpoint waiting, once that takes long; not each change of its numbers."""
         now = time.monotonic()
-        self._waiting_since = {
-            one: self._waiting_since.get(one, now) for one, reason in why.items() if reason
-        }
+        before, self._waiting = self._waiting, {}
+        for one, reason in why.items():
+            if reason:
+                since, told = before.get(one, (now, reason))
+                self._waiting[one] = since, told if differs_in_numbers(told, reason) else reason
         self._board.problems.report(
             "acknowledging",
             {
-                f"endpoint {one.service} {one.address}": _told(one, why[one])
-                for one, since in self._waiting_since.items()
+                f"endpoint {one.service} {one.address}": _told(one, reason)
+                for one, (since, reason) in self._waiting.items()
                 if now - since >= _PATIENCE
             },
         )
@@ -285,11 +222,6 @@ def _written(asked: Asked) -> Written:
 
 def _told(asked: Asked, reason: str) -> str:
     return f"not {'drained' if asked.draining else 'routed to'} yet: {reason}"
-
-
-def _news(asked: Asked, sessions: int, before: Ack | None) -> Ack | None:
-    """What to write of one that can be answered for; None when it is there already."""
-    return drained(before, sessions=sessions) if asked.draining else ROUTED
 
 
 def _decoded(value: bytes, key: str) -> Ack:

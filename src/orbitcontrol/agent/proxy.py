@@ -22,7 +22,7 @@ from orbitcontrol.agent.loop import TICK, forever
 from orbitcontrol.agent.orphans import EVERY, Connector, OrphanConnects
 from orbitcontrol.agent.proxy_attempt import Accepted, Attempts
 from orbitcontrol.agent.proxy_memory import ProxyMemory
-from orbitcontrol.agent.proxy_registration import Registration
+from orbitcontrol.agent.proxy_registration import Registration, Routing
 from orbitcontrol.agent.proxy_rendering import Made, Refused, Round, Undecided
 from orbitcontrol.agent.proxy_rotation import EndpointWatch, Rotator
 from orbitcontrol.agent.proxy_servers import LOOK_EVERY, ServerKeeper
@@ -252,15 +252,19 @@ class ProxyLoop:
 
     def _settle(self, now: Round) -> None:
         """Has this load balancer registered for what it routes to from now on, and for nothing else."""
-        has_ended = self._is_down and not _has_template(now.desired)
-        routed = () if has_ended else self._memory.state.services
+        if self._is_down and not _has_template(now.desired):
+            self._registration.settle(Routing(certain=True, over=True))
+            return
+        routed = frozenset(self._memory.state.services)
         self._registration.settle(
-            routed=routed,
-            asked=() if has_ended else now.asked,
-            leaving=self._servers.leaving,
-            certain=has_ended or self._acknowledging.in_force.value is not None,
+            Routing(
+                routed=routed,
+                asked=frozenset(now.asked),
+                leaving=frozenset(self._servers.leaving),
+                certain=self._acknowledging.in_force.value is not None,
+            )
         )
-        missing = now.asked - self._registration.registered.value - set(routed)
+        missing = now.asked - self._registration.registered.value - routed
         if missing and (failure := self._registration.failure):
             now.trouble["registration"] = (
                 f"services {', '.join(sorted(missing))} get no servers before this load balancer is "

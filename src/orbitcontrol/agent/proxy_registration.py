@@ -12,7 +12,7 @@ else than was last written, and written only where they differ.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
@@ -53,6 +53,21 @@ class _Registrations(Struct, frozen=True, kw_only=True, rename="pascal"):
     known: bool = False
 
 
+class Routing(Struct, frozen=True, kw_only=True):
+    """What a load balancer routes to after a round of its loop.
+
+    ``routed`` are the services that HAProxy has, ``asked`` those that templates ask for, ``leaving`` the
+    servers on their way out. Without being ``certain`` of them nothing is taken back. ``over``: HAProxy does
+    not run and is not to be started.
+    """
+
+    routed: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
+    leaving: frozenset[Place] = frozenset()
+    certain: bool = False
+    over: bool = False
+
+
 class Registration:
     """``registered`` are the services that HAProxy may be given. ``failure`` says why others wait.
 
@@ -90,15 +105,18 @@ class Registration:
         self._value: LoadBalancer | None = None
         """What is to be written; None before anything is known of where HAProxy listens."""
         self._wanted: frozenset[str] = frozenset()
-        self._kept: frozenset[str] = frozenset()
-        self._is_settled = False
-        self._leaving: frozenset[Place] = frozenset()
+        self._routing = Routing()
         self._known_by: dict[str, frozenset[Witness]] = {}
 
     @property
     def held(self) -> frozenset[str]:
         """The services whose keys are in the store, or may be."""
         return frozenset(self._saved.services)
+
+    @property
+    def _kept(self) -> frozenset[str]:
+        """What is not taken back."""
+        return self._wanted | self._routing.asked | self._admitted
 
     async def load(self, routed: Collection[str]) -> None:
         """Reads what an earlier daemon saved; it had registered all that it had HAProxy take."""
@@ -126,23 +144,17 @@ class Registration:
         if not self.admits(services, layout, routed=()):
             await self.registered.wait_for(lambda registered: services <= registered, timeout=_AHEAD)
 
-    def settle(
-        self, *, routed: Iterable[str], asked: Iterable[str], leaving: Iterable[Place], certain: bool
-    ) -> None:
-        """A round is over: HAProxy is known to have ``routed``, templates ask for ``asked``.
-
-        ``leaving`` are the servers on their way out. Without being ``certain`` nothing is taken back.
-        """
-        before = (self._wanted, self._kept, self._is_settled, self._leaving)
-        self._wanted = frozenset(self._admitted.union(routed))
-        self._kept = self._wanted.union(asked)
-        self._is_settled, self._leaving = certain, frozenset(leaving)
+    def settle(self, routing: Routing) -> None:
+        """A round of the proxy loop is over."""
+        before = (self._routing, self._wanted)
+        self._routing = routing
+        self._wanted = routing.routed | self._admitted
         if self._admitted:
             self._value = self._value_of(self._admitted_binds)
         self._admitted.clear()
         self._admitted_binds.clear()
-        differs = before != (self._wanted, self._kept, certain, self._leaving)
-        if differs or (self._stored is not None and self._puts(self._stored)):
+        is_other = before != (self._routing, self._wanted)
+        if is_other or (self._stored is not None and self._puts(self._stored)):
             self._wake.ring("a round")
 
     async def run(self) -> None:
@@ -207,7 +219,7 @@ class Registration:
         if self._value is None:
             return {}
         value = encode(self._value)
-        services = self._wanted | self._admitted | (self.held & self._kept)
+        services = self._wanted | self._admitted | (self.held & self._routing.asked)
         return {service: value for service in sorted(services) if stored.get(service) != value}
 
     async def _put(self, stored: dict[str, bytes]) -> None:
@@ -226,20 +238,19 @@ class Registration:
 
     async def _take_back(self, stored: dict[str, bytes]) -> None:
         """Deletes the keys of services that nobody knows any more who could route to them."""
-        dropped = self.held - self._kept - self._admitted
-        if not self._is_settled or not dropped:
+        dropped = self.held - self._kept
+        if not self._routing.certain or not dropped:
             self._known_by, self._pause = {}, _FIRST_PAUSE
             return
         try:
-            pids = {worker.pid for worker in await self._workers.leaving()}
+            present = await self._witnesses()
         except HAProxyError as error:
             _log.info("nobody knows who leaves, registrations stay", reason=error)
             self._look_again()
             return
-        present = frozenset[Witness](pids | self._leaving)
         self._known_by = still_known(self._known_by, dropped=dropped, present=present)
         over = {service for service, witnesses in self._known_by.items() if not witnesses}
-        over -= self._kept | self._admitted  # since then a round may have begun
+        over -= self._kept  # since then a round may have begun
         if len(over) < len(self._known_by):
             self._look_again()
         if over:
@@ -249,6 +260,14 @@ class Registration:
                 stored.pop(service, None)
             await self._remember(self.held - over)
             _log.info("no load balancer any more", services=",".join(sorted(over)))
+
+    async def _witnesses(self) -> frozenset[Witness]:
+        """All that may still know a service that was dropped. Raises HAProxyError where it cannot be told."""
+        if self._routing.over:
+            return frozenset()
+        await self._workers.unquiet({}, present="")  # says so where no HAProxy answers: it may still run
+        pids = {worker.pid for worker in await self._workers.leaving()}
+        return frozenset[Witness](pids | self._routing.leaving)
 
     def _look_again(self) -> None:
         self._again.within(self._pause)

@@ -16,17 +16,20 @@ far as this load balancer is concerned once the wanted template has been judged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 
 from msgspec import Struct
 
-from orbitcontrol.codec.haproxy_lines import Server
+from orbitcontrol.codec.haproxy_lines import Server, literal_address
 from orbitcontrol.codec.haproxy_stat import StatRow
 from orbitcontrol.codec.haproxy_text import Layout
 from orbitcontrol.model.rollouts import Ack
 from orbitcontrol.planning import rotation
 from orbitcontrol.planning.rotation import Published, Routes
 from orbitcontrol.planning.servers import Leaving, Place
+
+_NUMBER = re.compile(r"[0-9]+")
 
 ROUTED = Ack(step="routed")
 DRAINED = Ack(step="drained")
@@ -135,6 +138,18 @@ def places_of(asked: Asked, servers: Iterable[Place], leaving: Mapping[Place, Le
     return frozenset([*servers, *gone])
 
 
+def names_of(asked: Asked, places: Collection[Place], sections: Collection[str]) -> frozenset[str]:
+    """What workers that leave may call the servers, as ``backend/server``; they know them by address, too.
+
+    An address that has to be looked up is another one there: then the name that templates are offered counts.
+    """
+    usual = f"{asked.service}-{asked.address}"
+    known = {f"{place.section}/{place.server}" for place in places}
+    if literal_address(asked.address) is None:
+        known |= {f"{section}/{usual}" for section in sections}
+    return frozenset(known or {f"{asked.service}/{usual}"})
+
+
 def rows_of(asked: Asked, places: Collection[Place], rows: Iterable[StatRow]) -> dict[Place, StatRow]:
     """What HAProxy says of these servers, and of all others at the endpoint's address."""
     found = {Place(row.proxy, row.server): row for row in rows}
@@ -188,6 +203,11 @@ def drained(before: Ack | None, *, sessions: int) -> Ack | None:
     if before is not None and before.step == "drained":
         return None
     return Ack(step="drained", sessions=sessions)
+
+
+def differs_in_numbers(one: str, other: str) -> bool:
+    """True for two reasons that say the same of other numbers: each change of a problem is a write."""
+    return _NUMBER.sub("", one) == _NUMBER.sub("", other)
 
 
 def _why_not(place: Place, server: Server, row: StatRow | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 
@@ -142,3 +144,32 @@ async def test_a_daemon_that_starts_anew_goes_on_with_what_it_told(waiting: Wait
     assert {await request for request in requests} == {"200 one", "200 two", "200 three"}
     await waiting.acknowledges(("three", "drained", 0), ("two", "drained", 1), ("two", "drained", 0))
     assert (await waiting.registrations()).keys() == {"web"}
+
+
+async def test_what_an_haproxy_that_cannot_be_started_would_not_route_to_is_drained(
+    waiting: Waiting, three: Three
+) -> None:
+    one, two, _ = three
+    broken = waiting.home.directory / "broken"
+    wrapper = waiting.home.directory / "haproxy"
+    wrapper.write_text(
+        f'#!/bin/sh\ncase "$*" in *-W*) [ -e {broken} ] && exit 1;; esac\nexec {waiting.home.binary} "$@"\n'
+    )
+    wrapper.chmod(0o700)
+    waiting.home.binary = str(wrapper)
+    await waiting.begin(one, two)
+    reader, writer = await half_sent(waiting)
+    await waiting.reload()
+    broken.touch()
+    os.kill((await waiting.home.processes()).master, signal.SIGKILL)
+    assert await reader.read(-1) == b""  # the old worker has ended, too
+    writer.close()
+    await waiting.problem("haproxy", "HAProxy")
+    await waiting.publish(one, id="new", ack=True)
+    await waiting.drain(two)
+    await waiting.acknowledges(("two", "drained", 0))
+    assert "HAProxy does not run" in await waiting.problem(f"endpoint web {one.address}", "not routed to yet")
+    assert two.address not in waiting.home.config.read_text()
+    broken.unlink()
+    await waiting.acknowledges(("two", "drained", 0), ("new", "routed", 0))
+    await waiting.routes_to(one.address)
