@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -32,6 +33,8 @@ from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
 from orbitcontrol.store.open import open_store
 from support.haproxy_homes import HAProxyHome
+
+LEASE_TTL = 600.0
 
 
 def an_endpoint(machine: str = "10.0.0.1", session: str = "s1", **fields: object) -> Endpoint:
@@ -103,14 +106,14 @@ class Sightings:
 class LoadBalancer:
     """A ``ProxyLoop`` on a real HAProxy, with the store's side in the test's hand."""
 
-    def __init__(self, home: HAProxyHome, store: Store | None = None) -> None:
+    def __init__(self, home: HAProxyHome, store: Store) -> None:
         self.home = home
         self.watch = Sightings()
         self.files = StateDirectory(home.directory / "state")
         self.state = Remembered(self.files, "haproxy.json", ProxyState, ProxyState())
         self.board = Board()
         self.at = BalancerStore(
-            store=store or open_store(f"sqlite://{home.directory}/store.db"),
+            store=store,
             keys=Keys(base=f"/{secrets.token_hex(4)}"),
             address="10.0.0.1",
             check="10.0.0.1:1500",
@@ -247,13 +250,15 @@ async def eventually(holds: object, what: str, *, within: float = 20) -> None:
 
 
 @pytest.fixture
-async def balancer(haproxy_home: HAProxyHome) -> AsyncIterator[LoadBalancer]:
+async def balancer(haproxy_home: HAProxyHome, tmp_path: Path) -> AsyncIterator[LoadBalancer]:
     """A load balancer whose daemon is not started yet."""
     await haproxy_home.begin()
-    found = LoadBalancer(haproxy_home)
+    store = open_store(f"sqlite://{tmp_path}/store.db")
+    found = LoadBalancer(haproxy_home, store)
+    found.lease = await store.grant(LEASE_TTL)
     yield found
     await found.stop()
-    await found.at.store.close()
+    await store.close()
 
 
 @pytest.fixture

@@ -19,10 +19,9 @@ from orbitcontrol.model.stored import Delete, Put, Range
 from orbitcontrol.ports import Store
 from orbitcontrol.store.open import open_store
 from support.etcd import EtcdServer
-from support.haproxy import LoadBalancer, WebServer, an_endpoint, eventually
+from support.haproxy import LEASE_TTL, LoadBalancer, WebServer, an_endpoint, eventually
 from support.haproxy_homes import HAProxyHome
 
-TTL = 600
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
@@ -51,7 +50,7 @@ class Waiting(LoadBalancer):
 
     async def enter(self, *servers: WebServer) -> None:
         """All that a load balancer finds in its store, with these endpoints of ``web``."""
-        self.lease = await self._store.grant(TTL)
+        self.lease = await self._store.grant(LEASE_TTL)
         alive = encode(Alive(session="s1", registered=True))
         await self._store.commit([], [Put(self.at.keys.alive("10.0.0.1"), alive)])
         for server in servers:

@@ -27,7 +27,7 @@ from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.haproxy_binds import binds
 from orbitcontrol.codec.haproxy_text import Layout
 from orbitcontrol.codec.values import encode
-from orbitcontrol.errors import HAProxyError, StoreError
+from orbitcontrol.errors import HAProxyError, OrbitError
 from orbitcontrol.log import Log
 from orbitcontrol.model.rollouts import LoadBalancer
 from orbitcontrol.model.stored import Delete, Operation, Put, Range
@@ -185,7 +185,7 @@ class Registration:
             stored = await self._observed()
             await self._put(stored)
             await self._take_back(stored)
-        except StoreError as error:
+        except OrbitError as error:  # the store's, or of the disk that is to remember
             self._stored = None  # whether it happened is not known
             self.failure = str(error)
             raise
