@@ -8,6 +8,7 @@ pytest_plugins = [
     "support.haproxy_homes",
     "support.haproxy",
     "support.haproxy_servers",
+    "support.haproxy_acks",
     "support.machine",
     "support.webserver",
     "support.site",

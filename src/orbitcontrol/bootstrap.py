@@ -21,6 +21,7 @@ from orbitcontrol.agent.follower import EndpointFollower
 from orbitcontrol.agent.health import HealthLoop
 from orbitcontrol.agent.membership import Membership
 from orbitcontrol.agent.proxy import ProxyLoop
+from orbitcontrol.agent.proxy_store import BalancerStore
 from orbitcontrol.agent.record import RecordLoop
 from orbitcontrol.agent.rollouts import RolloutsLoop
 from orbitcontrol.codec.keys import Keys
@@ -159,6 +160,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
         "follower": follower,
         "proxy": ProxyLoop(
             board=board,
+            at=BalancerStore(store=store, keys=keys, address=machine.address, check=listen),
             proxy=HAProxy(settings.haproxy),
             watch=follower,
             connector=TcpConnector(),

@@ -35,6 +35,7 @@ from orbitcontrol.model.stored import (
 if TYPE_CHECKING:  # commands need a store alone, and would pay for HAProxy's modules at each start
     from orbitcontrol.codec.haproxy import CheckResult
     from orbitcontrol.codec.haproxy_runtime import Command, Running
+    from orbitcontrol.codec.haproxy_stat import StatRow
     from orbitcontrol.planning.leaving_workers import LeavingWorker
     from orbitcontrol.planning.proxy import Directories, Life
     from orbitcontrol.planning.servers import Place
@@ -223,6 +224,11 @@ class Proxy(Protocol):
 
     async def sessions(self, places: AbstractSet[Place]) -> Mapping[Place, int]:
         """How many sessions each of the servers has, those in its queue too."""
+
+    async def statistics(
+        self, addresses: AbstractSet[str], places: AbstractSet[Place]
+    ) -> tuple[StatRow, ...]:
+        """What the serving worker says of its servers at these ``host:port``, and at these places."""
 
     async def exchange(self, text: str, configuration: ProxyConfiguration) -> str | None:
         """Exchanges certificates at runtime and on disk where they differ; why HAProxy does not take them."""

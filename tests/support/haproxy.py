@@ -5,26 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
+from collections.abc import Set as AbstractSet
+from pathlib import Path
 
 import pytest
 from msgspec import structs
 
-from orbitcontrol.agent.board import Board, Cell
+from orbitcontrol.agent.board import Board, Cell, Session
 from orbitcontrol.agent.proxy import ProxyLoop
+from orbitcontrol.agent.proxy_rotation import EndpointWatch
+from orbitcontrol.agent.proxy_store import BalancerStore
 from orbitcontrol.agent.remembered import Remembered
 from orbitcontrol.codec.haproxy_text import layout
+from orbitcontrol.codec.keys import Keys
 from orbitcontrol.errors import HAProxyError, StoreUnreachable
 from orbitcontrol.model.configuration import Desired, MachineIdentity, ProxyConfiguration
 from orbitcontrol.model.service import Service
 from orbitcontrol.model.state import Alive, Endpoint
 from orbitcontrol.planning.proxy import ProxyState, loaded
 from orbitcontrol.planning.rotation import Place, Published, Sight, at
+from orbitcontrol.ports import Store
 from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
+from orbitcontrol.store.open import open_store
 from support.haproxy_homes import HAProxyHome
+
+LEASE_TTL = 600.0
 
 
 def an_endpoint(machine: str = "10.0.0.1", session: str = "s1", **fields: object) -> Endpoint:
@@ -70,6 +80,10 @@ class Sightings:
         self.alive: Cell[Mapping[str, Alive] | None] = Cell("alive", {})
         self.followed: Cell[frozenset[str]] = Cell("followed", frozenset())
         self.unreachable = False
+        self.listed_again: list[frozenset[str]] = []
+
+    def list_again(self, services: AbstractSet[str]) -> None:
+        self.listed_again.append(frozenset(services))  # what a test publishes is the newest there is
 
     def follow(self, services: frozenset[str]) -> None:
         self.followed.set(services)
@@ -92,21 +106,30 @@ class Sightings:
 class LoadBalancer:
     """A ``ProxyLoop`` on a real HAProxy, with the store's side in the test's hand."""
 
-    def __init__(self, home: HAProxyHome) -> None:
+    def __init__(self, home: HAProxyHome, store: Store) -> None:
         self.home = home
         self.watch = Sightings()
         self.files = StateDirectory(home.directory / "state")
         self.state = Remembered(self.files, "haproxy.json", ProxyState, ProxyState())
         self.board = Board()
+        self.at = BalancerStore(
+            store=store,
+            keys=Keys(base=f"/{secrets.token_hex(4)}"),
+            address="10.0.0.1",
+            check="10.0.0.1:1500",
+        )
+        self.lease = 0
         self._task: asyncio.Task[None] | None = None
         self._generation = 0
 
     def start(self) -> None:
         """Starts the loop, as a daemon does."""
+        self.board.session.set(Session(id="s1", lease=self.lease, resumed=False))
         loop = ProxyLoop(
             board=self.board,
+            at=self.at,
             proxy=self.home.adapter(),
-            watch=self.watch,
+            watch=self.endpoint_watch(),
             connector=TcpConnector(),
             files=self.files,
             lease_ttl=10,
@@ -115,6 +138,10 @@ class LoadBalancer:
             look_every=0.5,
         )
         self._task = asyncio.create_task(loop.run())
+
+    def endpoint_watch(self) -> EndpointWatch:
+        """Where the loop has its endpoints from."""
+        return self.watch
 
     async def stop(self) -> None:
         """Ends the loop, as a daemon that ends does: HAProxy goes on."""
@@ -223,12 +250,15 @@ async def eventually(holds: object, what: str, *, within: float = 20) -> None:
 
 
 @pytest.fixture
-async def balancer(haproxy_home: HAProxyHome) -> AsyncIterator[LoadBalancer]:
+async def balancer(haproxy_home: HAProxyHome, tmp_path: Path) -> AsyncIterator[LoadBalancer]:
     """A load balancer whose daemon is not started yet."""
     await haproxy_home.begin()
-    found = LoadBalancer(haproxy_home)
+    store = open_store(f"sqlite://{tmp_path}/store.db")
+    found = LoadBalancer(haproxy_home, store)
+    found.lease = await store.grant(LEASE_TTL)
     yield found
     await found.stop()
+    await store.close()
 
 
 @pytest.fixture

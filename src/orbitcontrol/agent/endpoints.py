@@ -13,11 +13,10 @@ one whose container was replaced meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
 
 from orbitcontrol.agent.alarm import Alarm
+from orbitcontrol.agent.batches import batches
 from orbitcontrol.agent.board import Board, Guard, Session, Wake
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.agent.remembered import Remembered
@@ -43,8 +42,6 @@ from orbitcontrol.planning.flapping import CALM, Flapping, publishable_at, withd
 from orbitcontrol.ports import StateFiles, Store
 
 _log = Log(__name__)
-
-T = TypeVar("T")
 
 _RUNS = "endpoints.json"
 _SAVE_AGAIN = 10.0
@@ -155,7 +152,7 @@ class EndpointsLoop:
         prefix = self._keys.services.start
         keys = sorted(key for key in listed if key.startswith(prefix))
         self._published, self._revisions = {}, {}
-        for batch in _batches(keys, self._store.limits.operations):
+        for batch in batches(keys, self._store.limits.operations):
             reading = await self._store.read(*(Range.single(key) for key in batch))
             for item in (item for items in reading.ranges for item in items):
                 self._take(item)
@@ -181,7 +178,7 @@ class EndpointsLoop:
                 pass
 
     async def _apply(self, actions: Sequence[Action], session: Session, guards: Mapping[str, Guard]) -> None:
-        for batch in _batches(actions, self._store.limits.operations):
+        for batch in batches(actions, self._store.limits.operations):
             self._remember(batch)
             try:
                 revision = await self._store.commit(
@@ -288,9 +285,3 @@ class EndpointsLoop:
         published = {item.run: item.endpoint for item in self._published.values() if item.run is not None}
         self._board.published.set(frozenset(published))
         self._board.rollouts.publications.set(published)
-
-
-def _batches(items: Sequence[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Generic, TypeVar
 
 from msgspec import structs
@@ -62,6 +63,14 @@ class EndpointFollower:
         if services != self._wanted:
             self._wanted = services
             self._wake.ring("follow")
+
+    def list_again(self, services: AbstractSet[str]) -> None:
+        """Forgets what is known of these services, and lists those that are followed anew."""
+        for name in services & self._mirrors.keys():
+            self._tasks.pop(name).cancel()
+            del self._mirrors[name]
+        self._show()
+        self._wake.ring("list again")
 
     async def read(self, services: frozenset[str]) -> Sight:
         """These services' endpoints and all ``alive`` records as they are now. Raises StoreError."""

@@ -15,15 +15,18 @@ from __future__ import annotations
 
 import asyncio
 
+from orbitcontrol.agent.acknowledging import Acknowledging
 from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.board import Board, Wake
 from orbitcontrol.agent.loop import TICK, forever
 from orbitcontrol.agent.orphans import EVERY, Connector, OrphanConnects
 from orbitcontrol.agent.proxy_attempt import Accepted, Attempts
 from orbitcontrol.agent.proxy_memory import ProxyMemory
-from orbitcontrol.agent.proxy_rendering import Refused, Round, Undecided
+from orbitcontrol.agent.proxy_registration import Registration, Routing
+from orbitcontrol.agent.proxy_rendering import Made, Refused, Round, Undecided
 from orbitcontrol.agent.proxy_rotation import EndpointWatch, Rotator
 from orbitcontrol.agent.proxy_servers import LOOK_EVERY, ServerKeeper
+from orbitcontrol.agent.proxy_store import BalancerStore
 from orbitcontrol.agent.proxy_workers import ProxyWorkersLoop
 from orbitcontrol.agent.reloads import Reloads
 from orbitcontrol.codec.haproxy_text import layout
@@ -31,6 +34,7 @@ from orbitcontrol.errors import HAProxyError
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import Desired, ProxyConfiguration
 from orbitcontrol.model.state import ProxyVerdict
+from orbitcontrol.planning.acknowledging import InForce
 from orbitcontrol.planning.proxy import (
     NO_ADMIN_SOCKET,
     Life,
@@ -62,6 +66,7 @@ class ProxyLoop:
         self,
         *,
         board: Board,
+        at: BalancerStore,
         proxy: Proxy,
         watch: EndpointWatch,
         connector: Connector,
@@ -91,16 +96,25 @@ class ProxyLoop:
         )
         self._servers = ServerKeeper(proxy=proxy, alarm=self._alarm, look_every=look_every)
         self._reloads = Reloads(board=board, files=files, quiet=quiet, longest=longest)
+        self._registration = Registration(
+            board=board, at=at, files=files, watch=watch, workers=proxy.workers, tick=tick
+        )
+        self._acknowledging = Acknowledging(
+            board=board, at=at, proxy=proxy, watch=watch, registration=self._registration, tick=tick
+        )
         self._attempts = Attempts(
             proxy=proxy,
             memory=self._memory,
             servers=self._servers,
             reloads=self._reloads,
+            registration=self._registration,
             alarm=self._alarm,
             trace=board.trace,
         )
         self._workers = ProxyWorkersLoop(board=board, workers=proxy.workers)
         self._checked: frozenset[Place] = frozenset()
+        self._is_down = False
+        """HAProxy is ours to run, and certainly does not."""
         self._absence_logged = False
 
     async def run(self) -> None:
@@ -112,13 +126,17 @@ class ProxyLoop:
         for cell in (board.desired, board.writes, self._watch.endpoints, self._watch.alive):
             cell.subscribe(self._wake)
         self._connects.reached.subscribe(self._wake)
+        self._registration.registered.subscribe(self._wake)
         self._proxy.subscribe(self._wake.ring)
         await self._memory.load()
         await self._reloads.load()
+        await self._registration.load(self._memory.state.services)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._connects.run(), name="orphans")
                 group.create_task(self._workers.run(), name="workers")
+                group.create_task(self._registration.run(), name="registration")
+                group.create_task(self._acknowledging.run(), name="acknowledging")
                 await forever("proxy", self._step, wake=self._wake, problems=board.problems, tick=self._tick)
         finally:
             self._alarm.cancel()
@@ -143,6 +161,7 @@ class ProxyLoop:
                 await self._converge(now)
             self._report_absence(now)
             self._look_after_orphans(now)
+            self._settle(now)
         if self._board.reloads.value is not reloads:
             self._workers.look()
         self._board.problems.report("proxy", trouble)
@@ -150,30 +169,46 @@ class ProxyLoop:
     async def _keep_running(self, trouble: dict[str, str]) -> Life | None:
         """A managed HAProxy runs what is on disk, whatever is known of the store. None: it cannot."""
         desired = self._board.desired.value
+        self._is_down = False
         try:
-            running = await self._proxy.ensure(start=desired is None or _has_template(desired))
+            running = await self._proxy.ensure(start=False)
+            self._is_down = running == "down"
+            if self._is_down and (desired is None or _has_template(desired)):
+                running = await self._started()
         except HAProxyError as error:
             trouble["haproxy"] = str(error)
             return None
-        if running == "started" and (text := await self._proxy.current()) is not None:
+        self._is_down = running == "down"
+        return running
+
+    async def _started(self) -> Life:
+        """Has HAProxy started from the file on disk, if there is one, registered for what it routes to."""
+        text = await self._proxy.current()
+        if text is None:
+            return "down"
+        found = layout(text)
+        await self._registration.ahead(self._memory.state.services.keys(), found)
+        running = await self._proxy.ensure(start=True)
+        if running == "started":
             self._servers.forget()
-            await self._memory.remember(applied=loaded(layout(text)))
+            await self._memory.remember(applied=loaded(found))
         return running
 
     async def _converge(self, now: Round) -> None:
         """Gives HAProxy the best template that it takes, with the endpoints of now."""
         wanted = None if now.desired.proxy_held else now.desired.proxy
+        taken, is_settled = None, True
         for candidate in self._order(wanted):
             outcome = await self._attempts.attempt(candidate, now)
             if candidate == wanted and not isinstance(outcome, Undecided):
                 self._judge(now, outcome)
             elif isinstance(outcome, Refused):
                 now.trouble["haproxy"] = f"the last good template is refused: {outcome.error}"
+            else:
+                is_settled = is_settled and candidate != wanted
+            taken = self._taken(outcome) or taken
             if isinstance(outcome, Accepted):
-                self._checked = outcome.checked
-                if not has_admin_socket(outcome.text):
-                    advice = f"{template_path(candidate.tag)}: {NO_ADMIN_SOCKET}"
-                    now.trouble.setdefault("template", advice)
+                self._note_accepted(outcome.made, now)
                 if candidate == wanted or wanted is None:
                     break
         self._reloads.settle()
@@ -182,7 +217,60 @@ class ProxyLoop:
         if now.desired.proxy_held:
             self._judge(now, Refused(why_template_held(now.desired)))
         self._board.balances.set(frozenset(self._memory.state.services))
-        self._watch.follow(frozenset(now.asked))
+        self._watch.follow(self._registration.held | now.asked)
+        if taken is not None:
+            self._tell_in_force(taken, settled=is_settled)
+
+    def _note_accepted(self, made: Made, now: Round) -> None:
+        self._checked = made.checked
+        if not has_admin_socket(made.version.text):
+            advice = f"{template_path(made.candidate.tag)}: {NO_ADMIN_SOCKET}"
+            now.trouble.setdefault("template", advice)
+
+    def _taken(self, outcome: Accepted | Refused | Undecided) -> Made | None:
+        """What is on the disk, and in HAProxy if it runs; None when that is not certain."""
+        match outcome:
+            case Accepted(made=made):
+                return made
+            case Undecided(prepared=made) if self._is_down:
+                return made
+            case _:
+                return None
+
+    def _tell_in_force(self, made: Made, *, settled: bool) -> None:
+        """Has those told who wait for what HAProxy has just taken."""
+        self._acknowledging.in_force.set(
+            InForce(
+                text=made.version.text,
+                layout=made.version.layout,
+                routes=made.rotation.routes,
+                unfit=made.rotation.unfit,
+                leaving=self._servers.leaving,
+                settled=settled,
+                runs=not self._is_down,
+            )
+        )
+
+    def _settle(self, now: Round) -> None:
+        """Has this load balancer registered for what it routes to from now on, and for nothing else."""
+        if self._is_down and not _has_template(now.desired):
+            self._registration.settle(Routing(certain=True, over=True))
+            return
+        routed = frozenset(self._memory.state.services)
+        self._registration.settle(
+            Routing(
+                routed=routed,
+                asked=frozenset(now.asked),
+                leaving=frozenset(self._servers.leaving),
+                certain=self._acknowledging.in_force.value is not None,
+            )
+        )
+        missing = now.asked - self._registration.registered.value - routed
+        if missing and (failure := self._registration.failure):
+            now.trouble["registration"] = (
+                f"services {', '.join(sorted(missing))} get no servers before this load balancer is "
+                f"registered for them: {failure}"
+            )
 
     def _order(self, wanted: ProxyConfiguration | None) -> tuple[ProxyConfiguration, ...]:
         """The templates to try. One that was refused is tried after the good one has today's servers."""

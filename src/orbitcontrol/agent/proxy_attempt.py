@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from orbitcontrol.agent.alarm import Alarm
 from orbitcontrol.agent.proxy_memory import ProxyMemory
+from orbitcontrol.agent.proxy_registration import Registration
 from orbitcontrol.agent.proxy_rendering import Made, Refused, Renderer, Round, Undecided
 from orbitcontrol.agent.proxy_servers import NotWritten, ServerKeeper, Version
 from orbitcontrol.agent.refusals import Refusals
@@ -37,7 +38,7 @@ from orbitcontrol.planning.proxy import (
     template_path,
 )
 from orbitcontrol.planning.render import render
-from orbitcontrol.planning.rotation import Place, Routes
+from orbitcontrol.planning.rotation import Routes
 from orbitcontrol.planning.route_changes import changes_of, named_in
 from orbitcontrol.ports import Proxy
 
@@ -47,10 +48,9 @@ _RETRY = 5.0
 
 
 class Accepted(Struct, frozen=True):
-    """HAProxy runs it, and looks after the ``checked`` orphans itself."""
+    """HAProxy runs it, and the file on disk says so."""
 
-    text: str
-    checked: frozenset[Place]
+    made: Made
 
 
 Outcome = Accepted | Refused | Undecided
@@ -70,10 +70,12 @@ class Attempts:
         memory: ProxyMemory,
         servers: ServerKeeper,
         reloads: Reloads,
+        registration: Registration,
         alarm: Alarm,
         trace: Trace,
     ) -> None:
         self._proxy = proxy
+        self._registration = registration
         self._trace = trace
         self._routed: Routes | None = None
         """What HAProxy was last seen to route to; None before the first attempt."""
@@ -101,12 +103,15 @@ class Attempts:
             made = self._renderer.make(candidate, now, disk, loaded_anew=False)
             if not isinstance(made, Made):
                 return made
+            routed = self._memory.state.services if now.startable else ()
+            if not self._registration.admits(made.services, made.version.layout, routed=routed):
+                return Undecided()
             if disk is not None and not now.startable and made.version.layout.rest == disk.layout.rest:
                 return await self._prepare_start(made, disk)
             reason = await self._at_runtime(made, disk, now.trouble)
             if reason is None:
                 await self._remember_good(made, how="runtime")
-                return Accepted(made.version.text, made.checked)
+                return Accepted(made)
             made = self._renderer.make(candidate, now, disk, loaded_anew=True)
             return await self._by_reload(made, disk, now, reason) if isinstance(made, Made) else made
         except OrbitError as error:  # HAProxy's, or of the disk that is to remember
@@ -145,11 +150,11 @@ class Attempts:
     async def _prepare_start(self, made: Made, disk: Version) -> Outcome:
         """Has HAProxy, which does not run, started with the made servers: later, by ``ensure``."""
         if made.version.text == disk.text:
-            return Undecided()
+            return Undecided(prepared=made)
         refused = await self._check(made)
         if refused is None:
             await self._proxy.replace(made.version.text)
-        return refused or Undecided()
+        return refused or Undecided(prepared=made)
 
     async def _change_servers(self, made: Made, disk: Version) -> str | None:
         """Has HAProxy's servers changed at runtime; why only a reload can do it."""
@@ -226,7 +231,7 @@ class Attempts:
         self._refusals.forget(candidate)
         await self._memory.remember(applied=loaded(made.version.layout))
         await self._remember_good(made, how="reload")
-        return Accepted(text, made.checked)
+        return Accepted(made)
 
     async def _check(self, made: Made) -> Refused | None:
         """What ``haproxy -c`` has against the text."""

@@ -29,10 +29,6 @@ class Refused(Struct, frozen=True):
     error: str
 
 
-class Undecided(Struct, frozen=True):
-    """It cannot be judged now: endpoints are not listed yet, or HAProxy could not be asked."""
-
-
 class Round(Struct, frozen=True, kw_only=True):
     """One step's inputs, and, filled by it, what it finds wrong and the services that templates ask for.
 
@@ -67,6 +63,15 @@ class Made(Struct, frozen=True, kw_only=True):
         """What may be routed to while one configuration takes the place of another."""
         known = {service: dict(entries) for service, entries in before.items()}
         return known | {service: known.get(service, {}) | new for service, new in self.routes.items()}
+
+
+class Undecided(Struct, frozen=True):
+    """It cannot be judged now: endpoints are not listed yet, or HAProxy could not be asked.
+
+    ``prepared`` is what a start of HAProxy, which does not run, would load from the disk.
+    """
+
+    prepared: Made | None = None
 
 
 class Renderer:

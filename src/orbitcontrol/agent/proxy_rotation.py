@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from msgspec import Struct, structs
@@ -56,6 +57,9 @@ class EndpointWatch(Protocol):
 
     def follow(self, services: frozenset[str]) -> None:
         """Replaces the set of services whose endpoints are wanted."""
+
+    def list_again(self, services: AbstractSet[str]) -> None:
+        """Has nothing of these services known until they were listed once more, from now on."""
 
     async def read(self, services: frozenset[str]) -> Sight:
         """Endpoints and ``alive`` records at one revision. Raises StoreError."""

@@ -8,7 +8,6 @@ on from what HAProxy was told (``planning.server_model``), unless that led to a 
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -16,6 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from msgspec import Struct
 
 from orbitcontrol.agent.alarm import Alarm
+from orbitcontrol.agent.proxy_sessions import ended
 from orbitcontrol.codec.haproxy_lines import Server
 from orbitcontrol.codec.haproxy_runtime import Add, Command, Remove, Running
 from orbitcontrol.codec.haproxy_text import Layout
@@ -36,9 +36,6 @@ _log = Log(__name__)
 
 LOOK_EVERY = 10.0
 """Seconds between two looks at servers of which nothing new is known."""
-
-_TWICE = 0.02
-"""Seconds between the two readings that must both say that a server's sessions have ended."""
 
 _TOLD_FOR = 60.0
 """Seconds for which a correction is among the problems."""
@@ -186,15 +183,8 @@ class ServerKeeper:
 
     async def _idle(self) -> frozenset[Place]:
         """The draining servers whose sessions have ended."""
-        draining = {place for place, leaving in self.leaving.items() if leaving.state == "drain"}
-        for attempt in range(2):
-            if not draining:
-                break
-            if attempt:
-                await asyncio.sleep(_TWICE)
-            sessions = await self._proxy.sessions(draining)
-            draining = {place for place in draining if sessions.get(place, 0) == 0}
-        return frozenset(draining)
+        draining = [place for place, leaving in self.leaving.items() if leaving.state == "drain"]
+        return await ended(draining, self._proxy.sessions)
 
     def _note(self, wanted: Version, plan: ServerPlan) -> None:
         """Logs the batch. One for a text of which all was right already puts right what somebody else did."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Collection
 from typing import Literal
 
 from msgspec import Struct
@@ -23,7 +24,8 @@ class StatRow(Struct, frozen=True, kw_only=True):
     """One row of ``show stat``.
 
     ``sessions`` is ``scur``, ``queued`` is ``qcur``. ``address`` is a server's ``host:port``, "" where
-    HAProxy shows none. ``h2_connections`` counts the open HTTP/2 connections of a frontend; None where
+    HAProxy shows none; ``check`` is the last outcome of its check, such as ``L7OK``, "" where it has
+    none. ``h2_connections`` counts the open HTTP/2 connections of a frontend; None where
     this HAProxy does not count them.
     """
 
@@ -34,17 +36,23 @@ class StatRow(Struct, frozen=True, kw_only=True):
     queued: int = 0
     status: str = ""
     address: str = ""
+    check: str = ""
     h2_connections: int | None = None
 
 
-def parse_statistics(reply: str) -> tuple[StatRow, ...]:
+def parse_statistics(reply: str, *, naming: Collection[str] = ()) -> tuple[StatRow, ...]:
     """The rows of ``show stat``; half a row is left out.
 
-    None at all where the text is something else, or has no column that tells of sessions.
+    With ``naming`` only rows whose line has one of these texts: of thousands mostly a few matter. None at
+    all where the text is something else, or has no column that tells of sessions.
     """
     if not reply.startswith("# "):
         return ()
-    names, *rows = csv.reader(reply.removeprefix("# ").split("\n"))
+    head, *lines = reply.removeprefix("# ").split("\n")
+    if naming:
+        named = re.compile("|".join(map(re.escape, naming)))
+        lines = [line for line in lines if named.search(line)]
+    names, *rows = csv.reader([head, *lines])
     if not _NEEDED.issubset(names):
         return ()
     column = {name: index for index, name in enumerate(names)}
@@ -74,6 +82,7 @@ def _row(column: dict[str, int], row: list[str]) -> StatRow | None:
         queued=_count(value("qcur")),
         status=value("status"),
         address=value("addr"),
+        check=value("check_status"),
         h2_connections=_count(h2_connections) if h2_connections else None,
     )
 

@@ -73,9 +73,12 @@ class LeavingProcesses:
     async def leaving(self) -> tuple[LeavingWorker, ...]:
         """The processes that leave now, the longest first."""
         try:
-            left = await self._left(await self._serving())
+            serving = await self._serving()
         except NobodyListens:
             return ()
+        left = await self._left(serving)
+        if serving.life == self._reloaded:  # it does not know yet that it is to leave
+            left.append(serving)
         now = time.monotonic()
         self._since = {process.life: self._since.get(process.life, now) for process in left}
         return tuple(

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from orbitcontrol.codec.haproxy import CheckResult
 from orbitcontrol.codec.haproxy_runtime import Command, Running
+from orbitcontrol.codec.haproxy_stat import StatRow
 from orbitcontrol.errors import HAProxyError
 from orbitcontrol.haproxy import files
 from orbitcontrol.haproxy.certificates import exchange
@@ -101,6 +102,11 @@ class HAProxy:
         return Directories(
             certs=str(certs), files=str(self._files / files.contents_name(configuration.haproxy_files))
         )
+
+    async def statistics(
+        self, addresses: AbstractSet[str], places: AbstractSet[Place]
+    ) -> tuple[StatRow, ...]:
+        return await self._runtime.statistics(addresses, places)
 
     async def exchange(self, text: str, configuration: ProxyConfiguration) -> str | None:
         directory = files.named_in(self._certs, text)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from orbitcontrol.codec.haproxy_runtime import Command, RunningServer, parse_servers
-from orbitcontrol.codec.haproxy_stat import parse_statistics
+from orbitcontrol.codec.haproxy_stat import StatRow, parse_statistics
 from orbitcontrol.errors import HAProxyError
 from orbitcontrol.haproxy.master import NobodyListens
 from orbitcontrol.planning.servers import Place
@@ -56,6 +56,19 @@ class RuntimeSocket:
             for row in found
             if (place := Place(row.proxy, row.server)) in places
         }
+
+    async def statistics(
+        self, addresses: AbstractSet[str], places: AbstractSet[Place]
+    ) -> tuple[StatRow, ...]:
+        """What HAProxy says of the servers at these addresses, and at these places. Raises as ``servers``."""
+        (reply,) = await self.ask([f"show stat -1 {_SERVERS} -1"])
+        if not reply.startswith("# "):
+            raise HAProxyError(f"{self._path}: not an answer to 'show stat': {reply[:100]!r}")
+        names = {f"{place.section},{place.server}," for place in places}
+        rows = parse_statistics(reply, naming=addresses | names)
+        return tuple(
+            row for row in rows if row.address in addresses or Place(row.proxy, row.server) in places
+        )
 
     async def execute(self, commands: Sequence[Command]) -> list[str]:
         """Carries out all commands in order; what HAProxy refused, as ``backend/server: why``.
