@@ -13,6 +13,7 @@ from orbitcontrol.model.service import Update
 
 Cause = Literal["revision", "configuration", "relaunch"]
 State = Literal["running", "paused", "failed", "complete"]
+Outcome = Literal["complete", "failed", "superseded"]
 Step = Literal["waiting", "pulling", "draining", "starting", "verifying", "done", "failed"]
 
 
@@ -72,7 +73,7 @@ class Past(_Stored, frozen=True, kw_only=True):
     machines: tuple[str, ...] | UnsetType = UNSET
     target: Aim
     previous: Aim | None = None
-    outcome: Literal["complete", "failed", "superseded"]
+    outcome: Outcome
     reason: str = ""
     revert_of: str = ""
     user: str = ""

@@ -1,36 +1,77 @@
+from __future__ import annotations
+
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec import UNSET, structs
 
 from orbitcontrol.codec.deployments import parse_deployments
 from orbitcontrol.codec.keys import Keys
-from orbitcontrol.codec.values import encode
+from orbitcontrol.codec.values import decode, encode
+from orbitcontrol.errors import OrbitError
 from orbitcontrol.model.configuration import EffectiveService
-from orbitcontrol.model.service import Container, Service
-from orbitcontrol.model.state import MachineRecord
+from orbitcontrol.model.rollouts import Aim, MachineDrain, Past, Rollout, State
+from orbitcontrol.model.service import Binding, Container, Service, Update
+from orbitcontrol.model.state import Alive, ConfigMeta, MachineRecord
 from orbitcontrol.model.stored import Put
-from orbitcontrol.ops.deploying import Change, set_revision
+from orbitcontrol.ops.deploying import Change, Outcome, set_revision
 from orbitcontrol.planning.desired import effective_service
 from orbitcontrol.store.sqlite import SqliteStore
 
 KEYS = Keys()
-WEB = Service(name="web", container=Container(config={"Image": "web:1"}))
-MACHINE = "10.0.0.1"
+WEB = Service(name="web", container=Container(config={"Image": "web:1"}), update=Update(max_parallel="50%"))
+MACHINE, SECOND = "10.0.0.1", "10.0.0.2"
+GENERATION = 7
+
+ids = itertools.count()
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """A service that is bound to four machines, one of which is gone, and a machine with another tag."""
     store = SqliteStore(str(tmp_path / "store.db"))
-    record = Put(KEYS.machine(MACHINE), encode(MachineRecord()))
-    await store.commit([], [Put(KEYS.service_config("web"), encode(WEB)), record])
+    meta = ConfigMeta(epoch="e", generation=GENERATION, imported_at="", imported_by="")
+    puts = [
+        Put(KEYS.meta, encode(meta)),
+        Put(KEYS.service_config("web"), encode(WEB)),
+        Put(KEYS.tag_config("app").start + "services/web", encode(Binding())),
+    ]
+    for number in range(1, 6):
+        address = f"10.0.0.{number}"
+        record = MachineRecord(tags=("other",) if number == 5 else ("app",))
+        puts.append(Put(KEYS.machine(address), encode(record)))
+        if number != 4:
+            puts.append(Put(KEYS.alive(address), encode(Alive(session="s"))))
+    await store.commit([], puts)
     yield store
     await store.close()
 
 
-async def set_to(store: SqliteStore, revision: str | None, machine: str | None = None) -> bool:
-    change = Change(service="web", revision=revision, machine=machine, user="u", time="2026-01-01T00:00:00Z")
+async def set_to(store: SqliteStore, revision: str | None, machine: str | None = None) -> Outcome:
+    change = Change(
+        service="web",
+        id=f"id-{next(ids)}",
+        revision=revision,
+        machine=machine,
+        user="u",
+        time="2026-01-01T00:00:00Z",
+    )
     return await set_revision(store, KEYS, change)
+
+
+async def rollout(store: SqliteStore) -> Rollout:
+    item = await store.get(KEYS.rollout("web"))
+    assert item is not None
+    return decode(item.value, Rollout, key=item.key)
+
+
+async def becomes(store: SqliteStore, state: State) -> Rollout:
+    """The present rollout, as a daemon would have left it."""
+    found = structs.replace(await rollout(store), state=state)
+    await store.commit([], [Put(KEYS.rollout("web"), encode(found))])
+    return found
 
 
 async def seen_by(store: SqliteStore, machine: str) -> EffectiveService:
@@ -43,27 +84,110 @@ async def test_the_serial_that_a_machine_sees_grows_when_its_own_revision_is_tak
     store: SqliteStore, service_wide: str | None
 ) -> None:
     if service_wide:
-        assert await set_to(store, service_wide)
-    others_before = await seen_by(store, "10.0.0.2")
-    assert await set_to(store, "3", MACHINE)
+        assert (await set_to(store, service_wide)).written
+    others_before = await seen_by(store, SECOND)
+    assert (await set_to(store, "3", MACHINE)).written
     own = await seen_by(store, MACHINE)
     assert own.revision == "3"
 
-    assert await set_to(store, None, MACHINE)
+    assert (await set_to(store, None, MACHINE)).written
     after = await seen_by(store, MACHINE)
     assert after.revision == (service_wide or "1")
     assert after.serial > own.serial
-    others_after = await seen_by(store, "10.0.0.2")
+    others_after = await seen_by(store, SECOND)
     assert (others_after.revision, others_after.revision_source) == (
         others_before.revision,
         others_before.revision_source,
     )
-    assert not await set_to(store, None, MACHINE)
+    assert not (await set_to(store, None, MACHINE)).written
 
 
 async def test_every_setting_has_a_serial_above_all_before(store: SqliteStore) -> None:
     serials = []
     for revision, machine in [("2", None), ("3", MACHINE), ("4", None), ("5", MACHINE), (None, None)]:
-        assert await set_to(store, revision, machine)
+        assert (await set_to(store, revision, machine)).written
         serials.append((await seen_by(store, MACHINE)).serial)
     assert serials == sorted(set(serials))
+
+
+async def test_a_revision_comes_with_the_rollout_that_brings_it_about(store: SqliteStore) -> None:
+    drain = Put(KEYS.drain(SECOND), encode(MachineDrain()))
+    await store.commit([], [drain])
+    outcome = await set_to(store, "2")
+    first = await rollout(store)
+    assert outcome.rollout == first
+    assert outcome.participants == (MACHINE, "10.0.0.3"), "drained, gone and unbound ones have nothing to do"
+    assert (first.cause, first.state, first.machines, first.slots) == ("revision", "running", UNSET, 1)
+    assert first.target == Aim(revision="2", serial=1, generation=GENERATION)
+    assert first.previous == Aim(generation=GENERATION)
+    assert (first.policy, first.user, first.started) == (WEB.update, "u", "2026-01-01T00:00:00Z")
+
+    await becomes(store, "complete")
+    await set_to(store, "3", MACHINE)
+    own = await rollout(store)
+    assert (own.machines, own.target.own, own.target.revision) == ((MACHINE,), True, "3")
+    assert own.previous == Aim(revision="2", serial=1, generation=GENERATION)
+
+    await becomes(store, "complete")
+    await set_to(store, None, MACHINE)
+    back = await rollout(store)
+    assert (back.target.revision, back.target.own, back.target.serial) == ("2", False, 3)
+    assert back.previous == Aim(revision="3", serial=2, generation=GENERATION, own=True)
+
+
+async def test_a_rollout_that_is_superseded_leaves_its_scope_its_way_back_and_a_word_in_the_history(
+    store: SqliteStore,
+) -> None:
+    await set_to(store, "2")
+    first = await rollout(store)
+    await set_to(store, "3", MACHINE)
+    second = await rollout(store)
+    assert (second.machines, second.previous) == (UNSET, first.previous)
+    [item] = (await store.read(KEYS.history("web"))).ranges[0]
+    past = decode(item.value, Past, key=item.key)
+    assert (past.id, past.outcome, past.target) == (first.id, "superseded", first.target)
+
+
+@pytest.mark.parametrize("machine", [None, MACHINE])
+async def test_a_revision_that_is_set_already_begins_anew_only_when_its_rollout_has_failed(
+    store: SqliteStore, machine: str | None
+) -> None:
+    await set_to(store, "2", machine)
+    running = await rollout(store)
+    again = await set_to(store, "2", machine)
+    assert (again.written, again.rollout) == (False, running), "the one that runs is to be followed"
+    paused = await becomes(store, "paused")
+    assert (await set_to(store, "2", machine)).rollout == paused
+    await becomes(store, "complete")
+    again = await set_to(store, "2", machine)
+    assert (again.written, again.rollout) == (False, None)
+
+    await becomes(store, "failed")
+    before = await seen_by(store, MACHINE)
+    again = await set_to(store, "2", machine)
+    anew = await rollout(store)
+    assert (again.written, again.rollout) == (True, anew)
+    assert anew.id != running.id
+    assert anew.previous == running.previous
+    assert anew.target.serial == (await seen_by(store, MACHINE)).serial > before.serial
+
+
+async def test_what_fails_on_one_machine_is_no_matter_of_another(store: SqliteStore) -> None:
+    await set_to(store, "2", SECOND)
+    await becomes(store, "complete")
+    await set_to(store, "2", MACHINE)
+    await becomes(store, "failed")
+    outcome = await set_to(store, "2", SECOND)
+    assert (outcome.written, outcome.rollout) == (False, None)
+
+
+async def test_a_lost_answer_is_not_taken_for_somebody_elses_word(store: SqliteStore) -> None:
+    change = Change(service="web", id="mine", revision="2", machine=None, user="u", time="")
+    assert (await set_revision(store, KEYS, change)).written
+    assert (await set_revision(store, KEYS, change)).written
+
+
+async def test_a_service_without_a_container_has_no_revision(store: SqliteStore) -> None:
+    await store.commit([], [Put(KEYS.service_config("web"), encode(Service(name="web", endpoint_port=80)))])
+    with pytest.raises(OrbitError, match="it has no container"):
+        await set_to(store, "2")
