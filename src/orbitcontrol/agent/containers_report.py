@@ -132,10 +132,15 @@ def problems(sight: Sight) -> dict[str, str]:
 
 def _container_report(sight: Sight, wanted: WantedContainer) -> InstanceReport:
     key, own = wanted.key, sight.alive.get(wanted.key)
+    outdated = own is not None and own.config_hash != wanted.config_hash
+    generation = sight.desired.generation
     if own is not None and key not in sight.busy:
-        return _judged(key, sight.verdicts.get(own.run_id), own=own)
+        report = _judged(key, sight.verdicts.get(own.run_id), own=own)
+        return structs.replace(report, generation=generation, outdated=outdated)
     state, reason = _without_container(sight, wanted)
     return InstanceReport(
+        generation=generation,
+        outdated=outdated,
         service=key.service,
         instance=key.instance,
         state=state,

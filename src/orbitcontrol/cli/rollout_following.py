@@ -79,7 +79,7 @@ async def follow_rollout(
         )
         raise
     if followed.end is None:
-        return _out_of_time(name, service, followed.sight, timeout)
+        return _out_of_time(name, service, followed.sight, participants, timeout)
     return _concluded(name, service, rollout, followed)
 
 
@@ -190,13 +190,14 @@ def _by(rollout: Rollout | None) -> str:
     return f"rollout {rollout.id}: {subject(rollout)}{by}"
 
 
-def _out_of_time(name: str, service: str, sight: Sight, timeout: float) -> int:
+def _out_of_time(name: str, service: str, sight: Sight, participants: Sequence[str], timeout: float) -> int:
     record = sight.rollout
     see = f"`orbitctl service {service}` shows it"
     if record.state == "failed":
         click.echo(f"{name}: failed: {record.reason}; no machine has gone back yet: {see}", err=True)
         return FAILED
-    late = [step.machine for step in sight.machines if step.step != "done"]
+    steps = {step.machine: step.step for step in sight.machines}
+    late = [machine for machine in sorted({*participants, *steps}) if steps.get(machine) != "done"]
     left = f", {', '.join(late)} left" if late else ""
     click.echo(f"{name}: not done after {timeout:g} s{left}; it goes on by itself: {see}", err=True)
     return NOT_FINISHED

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from orbitcontrol.cli.context import CommandContext, utc_now
 from orbitcontrol.cli.framework import OrbitCommand, option
-from orbitcontrol.cli.import_wait import concluded, print_verdicts, verdicts_of, wait_of
+from orbitcontrol.cli.import_wait import WaitOutcome, concluded, print_outcome, wait_for, wait_of
 from orbitcontrol.cli.output import emit_value, output_option
 from orbitcontrol.cli.times import seconds
 from orbitcontrol.errors import OrbitError, TreeError, UsageError
@@ -34,6 +34,7 @@ from orbitcontrol.ops.source import source_of
 from orbitcontrol.ops.stored_configuration import StoredConfiguration, read_configuration
 from orbitcontrol.ops.validating import check_templates
 from orbitcontrol.ops.verifying import compare
+from orbitcontrol.planning.awaited_rollouts import ServiceVerdict
 from orbitcontrol.planning.impact import Impact, MachineImpact
 from orbitcontrol.planning.imports import ImportPlan
 from orbitcontrol.planning.verdicts import MachineVerdict
@@ -82,13 +83,14 @@ class ShownPlan(Struct, frozen=True, kw_only=True, rename="pascal"):
 class ShownImport(ShownPlan, frozen=True, kw_only=True, rename="pascal"):
     """The record that ``import -o json`` prints: the plan, and what became of it.
 
-    ``generation`` is the one in force; ``written`` is false when it was already. ``verdicts`` are those
-    that ``--wait`` waits for.
+    ``generation`` is the one in force; ``written`` is false when it was already. ``verdicts`` and
+    ``rollouts`` are what ``--wait`` waits for.
     """
 
     generation: int
     written: bool
     verdicts: list[MachineVerdict] = []
+    rollouts: list[ServiceVerdict] = []
 
 
 @click.command(cls=OrbitCommand)
@@ -151,7 +153,7 @@ def plan(context: CommandContext, directory: Path, *, allow_unknown: bool, outpu
 @_allow_unknown
 @_haproxy_binary
 @click.option("--no-haproxy-check", is_flag=True, help="render the templates, but do not ask HAProxy")
-@click.option("--wait", is_flag=True, help="until each touched machine has accepted or rejected it")
+@click.option("--wait", is_flag=True, help="until each touched machine has answered and done it")
 @click.option("--timeout", metavar="TIME", help="how long --wait waits (default: 60s)")
 @output_option
 @click.pass_obj
@@ -172,8 +174,9 @@ def import_(
     asked; --yes answers. Only what differs is written, and what is gone from the tree is removed.
     An earlier import that was interrupted is finished first if it was decided, else dropped.
 
-    With --wait it ends with 0 when every touched machine has accepted, with 1 when one has rejected,
-    with 4 when some have not answered in time. A rejection does not undo the import.
+    With --wait it ends with 0 when every touched machine has accepted and all containers that changed
+    are replaced, with 1 when a machine has rejected or a rollout failed, with 4 when not all of it was
+    over in time. Neither a rejection nor a failed rollout undoes the import.
     """
     if timeout is not None and not wait:
         raise UsageError("--timeout: only with --wait is there anything to wait for")
@@ -188,14 +191,14 @@ def import_(
         result = await _imported(store, context, planned, directory, tree)
         if result is None:
             return 1
-        verdicts: tuple[MachineVerdict, ...] = ()
+        outcome = WaitOutcome()
         if wait:
-            verdicts = await verdicts_of(store, context, wait_of(tree, planned, result, timeout=patience))
+            outcome = await wait_for(store, context, wait_of(tree, planned, result, timeout=patience))
         if for_people:
-            print_verdicts(verdicts)
+            print_outcome(outcome)
         else:
-            emit_value(_shown_import(planned, result, verdicts), output=output)
-        return concluded(verdicts, result.meta)
+            emit_value(_shown_import(planned, result, outcome), output=output)
+        return concluded(outcome, result.meta)
 
     return context.with_store(session, may_create=True)
 
@@ -372,9 +375,7 @@ def _shown(planned: PlannedImport) -> ShownPlan:
     )
 
 
-def _shown_import(
-    planned: PlannedImport, result: ImportResult, verdicts: Sequence[MachineVerdict]
-) -> ShownImport:
+def _shown_import(planned: PlannedImport, result: ImportResult, outcome: WaitOutcome) -> ShownImport:
     shown = _shown(planned)
     return ShownImport(
         changes=shown.changes,
@@ -382,7 +383,8 @@ def _shown_import(
         unchanged=shown.unchanged,
         generation=result.meta.generation,
         written=result.written,
-        verdicts=list(verdicts),
+        verdicts=list(outcome.machines),
+        rollouts=list(outcome.services),
     )
 
 

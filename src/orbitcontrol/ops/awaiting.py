@@ -1,4 +1,4 @@
-"""``import --wait``: what the machines say of a generation, as soon as they say it.
+"""``import --wait``: what the machines say of a generation, and what becomes of its containers.
 
 The machines' records and leases are listed and watched; nothing is polled, and nothing written. A store
 that goes away meanwhile is no verdict: what was heard stays, and is listed anew when the store is back.
@@ -6,25 +6,30 @@ that goes away meanwhile is no verdict: what was heard stays, and is listed anew
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from msgspec import Struct
 
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode
 from orbitcontrol.errors import UndecodableValue
+from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.model.state import MachineRecord
 from orbitcontrol.model.stored import KeyValue
 from orbitcontrol.ops.watching import Seen, watch_until
+from orbitcontrol.planning.awaited_rollouts import ServiceVerdict, Touched, service_verdicts
 from orbitcontrol.planning.verdicts import MachineVerdict, Question, verdict_of
 from orbitcontrol.ports import Store
 
 
 class Awaited(Struct, frozen=True, kw_only=True):
-    """Which machines are asked what."""
+    """Which machines are asked what; ``touched`` are the services whose containers change, by machine."""
 
     question: Question
     machines: tuple[str, ...]
+    touched: Touched = {}
 
 
 async def verdicts_now(store: Store, keys: Keys, awaited: Awaited) -> tuple[MachineVerdict, ...]:
@@ -49,6 +54,62 @@ async def wait_for_verdicts(
     waiting = _Waiting(keys, awaited, tell)
     await watch_until(store, keys.machines, keys.all_alive, look=waiting.look, timeout=timeout)
     return waiting.verdicts
+
+
+async def wait_for_containers(
+    store: Store,
+    keys: Keys,
+    awaited: Awaited,
+    *,
+    timeout: float,
+    tell: Callable[[ServiceVerdict], None],
+) -> tuple[ServiceVerdict, ...]:
+    """Waits until each service whose containers change is done, has failed or is paused.
+
+    What the watches show together need not have been so at one moment, so the end is read once more.
+    """
+    told: dict[str, ServiceVerdict] = {}
+    deadline = time.monotonic() + timeout
+
+    def look(seen: Seen) -> bool:
+        found = _containers(keys, awaited, *(seen[each].values() for each in ranges))
+        for verdict in found:
+            if told.get(verdict.service) != verdict:
+                told[verdict.service] = verdict
+                tell(verdict)
+        return all(verdict.is_final for verdict in found)
+
+    ranges = (keys.machines, keys.all_alive, keys.deployments)
+    while True:
+        left = max(deadline - time.monotonic(), 0)
+        over = not await watch_until(store, *ranges, look=look, timeout=left)
+        verdicts = _containers(keys, awaited, *(await store.read(*ranges)).ranges)
+        if over or all(verdict.is_final for verdict in verdicts):
+            return verdicts
+
+
+def _containers(
+    keys: Keys,
+    awaited: Awaited,
+    machines: Iterable[KeyValue],
+    alive: Iterable[KeyValue],
+    deployments: Iterable[KeyValue],
+) -> tuple[ServiceVerdict, ...]:
+    rollouts = {}
+    for item in deployments:
+        match keys.below(item.key):
+            case ("deployments", service, "rollout"):
+                with suppress(UndecodableValue):
+                    rollouts[service] = decode(item.value, Rollout, key=item.key)
+            case _:
+                pass
+    return service_verdicts(
+        awaited.question,
+        awaited.touched,
+        records={address: _record(item) for address, item in _by_address(keys, machines).items()},
+        alive=_by_address(keys, alive),
+        rollouts=rollouts,
+    )
 
 
 class _Waiting:

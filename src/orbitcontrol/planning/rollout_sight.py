@@ -15,7 +15,7 @@ from msgspec import Struct
 from orbitcontrol.codec.activity import Activity
 from orbitcontrol.model.rollouts import Past, Rollout, Step
 
-_UNREACHABLE = "its daemon has no lease: it is stopped or cut off"
+UNREACHABLE = "its daemon has no lease: it is stopped or cut off"
 
 EndKind = Literal["complete", "failed", "reverted", "revert-failed", "paused", "superseded", "removed"]
 
@@ -67,7 +67,7 @@ def unconfirmed(activity: Activity, *, alive: Collection[str], machine: str | No
         acks = activity.acks.get(endpoint.id, {})
         for balancer in sorted(activity.balancers):
             ack = acks.get(balancer)
-            gone = "" if balancer in alive else f"; {_UNREACHABLE}"
+            gone = "" if balancer in alive else f"; {UNREACHABLE}"
             if endpoint.state == "up" and (ack is None or ack.step != "routed"):
                 lines.append(f"load balancer {balancer} does not route to {address} yet{gone}")
             elif endpoint.state == "draining" and (ack is None or ack.step != "drained"):
@@ -151,7 +151,7 @@ def _step_of(address: str, rollout: Rollout, activity: Activity, *, alive: bool)
     progress = activity.progress[address]
     step, reason = (progress.step, progress.reason) if progress.rollout == rollout.id else ("waiting", "")
     if step != "done" and not alive:
-        reason = _UNREACHABLE
+        reason = UNREACHABLE
     if step == "waiting" and not reason:
         reason = _turn_of(address, activity)
     return MachineStep(machine=address, step=step, reason=reason)

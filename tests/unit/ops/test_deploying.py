@@ -1,77 +1,43 @@
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from msgspec import UNSET, structs
+from msgspec import UNSET
 
 from orbitcontrol.codec.deployments import parse_deployments
-from orbitcontrol.codec.keys import Keys
-from orbitcontrol.codec.values import decode, encode
+from orbitcontrol.codec.values import encode
 from orbitcontrol.errors import OrbitError
 from orbitcontrol.model.configuration import EffectiveService
-from orbitcontrol.model.rollouts import Aim, MachineDrain, Past, Rollout, State
-from orbitcontrol.model.service import Binding, Container, Service, Update
-from orbitcontrol.model.state import Alive, ConfigMeta, MachineRecord
+from orbitcontrol.model.rollouts import Aim, MachineDrain
+from orbitcontrol.model.service import Service
 from orbitcontrol.model.stored import Put
-from orbitcontrol.ops.deploying import Change, Outcome, set_revision
+from orbitcontrol.ops.deploying import Change, set_revision
 from orbitcontrol.planning.desired import effective_service
 from orbitcontrol.store.sqlite import SqliteStore
-
-KEYS = Keys()
-WEB = Service(name="web", container=Container(config={"Image": "web:1"}), update=Update(max_parallel="50%"))
-MACHINE, SECOND = "10.0.0.1", "10.0.0.2"
-GENERATION = 7
-
-ids = itertools.count()
+from support.fleet import (
+    FIRST,
+    GENERATION,
+    KEYS,
+    NOW,
+    SECOND,
+    THIRD,
+    WEB,
+    becomes,
+    fill,
+    history,
+    rollout,
+    set_to,
+)
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    """A service that is bound to four machines, one of which is gone, and a machine with another tag."""
     store = SqliteStore(str(tmp_path / "store.db"))
-    meta = ConfigMeta(epoch="e", generation=GENERATION, imported_at="", imported_by="")
-    puts = [
-        Put(KEYS.meta, encode(meta)),
-        Put(KEYS.service_config("web"), encode(WEB)),
-        Put(KEYS.tag_config("app").start + "services/web", encode(Binding())),
-    ]
-    for number in range(1, 6):
-        address = f"10.0.0.{number}"
-        record = MachineRecord(tags=("other",) if number == 5 else ("app",))
-        puts.append(Put(KEYS.machine(address), encode(record)))
-        if number != 4:
-            puts.append(Put(KEYS.alive(address), encode(Alive(session="s"))))
-    await store.commit([], puts)
+    await fill(store)
     yield store
     await store.close()
-
-
-async def set_to(store: SqliteStore, revision: str | None, machine: str | None = None) -> Outcome:
-    change = Change(
-        service="web",
-        id=f"id-{next(ids)}",
-        revision=revision,
-        machine=machine,
-        user="u",
-        time="2026-01-01T00:00:00Z",
-    )
-    return await set_revision(store, KEYS, change)
-
-
-async def rollout(store: SqliteStore) -> Rollout:
-    item = await store.get(KEYS.rollout("web"))
-    assert item is not None
-    return decode(item.value, Rollout, key=item.key)
-
-
-async def becomes(store: SqliteStore, state: State) -> Rollout:
-    """The present rollout, as a daemon would have left it."""
-    found = structs.replace(await rollout(store), state=state)
-    await store.commit([], [Put(KEYS.rollout("web"), encode(found))])
-    return found
 
 
 async def seen_by(store: SqliteStore, machine: str) -> EffectiveService:
@@ -86,12 +52,12 @@ async def test_the_serial_that_a_machine_sees_grows_when_its_own_revision_is_tak
     if service_wide:
         assert (await set_to(store, service_wide)).written
     others_before = await seen_by(store, SECOND)
-    assert (await set_to(store, "3", MACHINE)).written
-    own = await seen_by(store, MACHINE)
+    assert (await set_to(store, "3", FIRST)).written
+    own = await seen_by(store, FIRST)
     assert own.revision == "3"
 
-    assert (await set_to(store, None, MACHINE)).written
-    after = await seen_by(store, MACHINE)
+    assert (await set_to(store, None, FIRST)).written
+    after = await seen_by(store, FIRST)
     assert after.revision == (service_wide or "1")
     assert after.serial > own.serial
     others_after = await seen_by(store, SECOND)
@@ -99,14 +65,14 @@ async def test_the_serial_that_a_machine_sees_grows_when_its_own_revision_is_tak
         others_before.revision,
         others_before.revision_source,
     )
-    assert not (await set_to(store, None, MACHINE)).written
+    assert not (await set_to(store, None, FIRST)).written
 
 
 async def test_every_setting_has_a_serial_above_all_before(store: SqliteStore) -> None:
     serials = []
-    for revision, machine in [("2", None), ("3", MACHINE), ("4", None), ("5", MACHINE), (None, None)]:
+    for revision, machine in [("2", None), ("3", FIRST), ("4", None), ("5", FIRST), (None, None)]:
         assert (await set_to(store, revision, machine)).written
-        serials.append((await seen_by(store, MACHINE)).serial)
+        serials.append((await seen_by(store, FIRST)).serial)
     assert serials == sorted(set(serials))
 
 
@@ -116,20 +82,20 @@ async def test_a_revision_comes_with_the_rollout_that_brings_it_about(store: Sql
     outcome = await set_to(store, "2")
     first = await rollout(store)
     assert outcome.rollout == first
-    assert outcome.participants == (MACHINE, "10.0.0.3"), "drained, gone and unbound ones have nothing to do"
+    assert outcome.participants == (FIRST, THIRD), "drained, gone and unbound ones have nothing to do"
     assert (first.cause, first.state, first.machines, first.slots) == ("revision", "running", UNSET, 1)
     assert first.target == Aim(revision="2", serial=1, generation=GENERATION)
     assert first.previous == Aim(generation=GENERATION)
-    assert (first.policy, first.user, first.started) == (WEB.update, "u", "2026-01-01T00:00:00Z")
+    assert (first.policy, first.user, first.started) == (WEB.update, "u", NOW)
 
-    await becomes(store, "complete")
-    await set_to(store, "3", MACHINE)
+    await becomes(store, state="complete")
+    await set_to(store, "3", FIRST)
     own = await rollout(store)
-    assert (own.machines, own.target.own, own.target.revision) == ((MACHINE,), True, "3")
+    assert (own.machines, own.target.own, own.target.revision) == ((FIRST,), True, "3")
     assert own.previous == Aim(revision="2", serial=1, generation=GENERATION)
 
-    await becomes(store, "complete")
-    await set_to(store, None, MACHINE)
+    await becomes(store, state="complete")
+    await set_to(store, None, FIRST)
     back = await rollout(store)
     assert (back.target.revision, back.target.own, back.target.serial) == ("2", False, 3)
     assert back.previous == Aim(revision="3", serial=2, generation=GENERATION, own=True)
@@ -140,15 +106,14 @@ async def test_a_rollout_that_is_superseded_leaves_its_scope_its_way_back_and_a_
 ) -> None:
     await set_to(store, "2")
     first = await rollout(store)
-    await set_to(store, "3", MACHINE)
+    await set_to(store, "3", FIRST)
     second = await rollout(store)
     assert (second.machines, second.previous) == (UNSET, first.previous)
-    [item] = (await store.read(KEYS.history("web"))).ranges[0]
-    past = decode(item.value, Past, key=item.key)
+    [past] = await history(store)
     assert (past.id, past.outcome, past.target) == (first.id, "superseded", first.target)
 
 
-@pytest.mark.parametrize("machine", [None, MACHINE])
+@pytest.mark.parametrize("machine", [None, FIRST])
 async def test_a_revision_that_is_set_already_begins_anew_only_when_its_rollout_has_failed(
     store: SqliteStore, machine: str | None
 ) -> None:
@@ -156,27 +121,27 @@ async def test_a_revision_that_is_set_already_begins_anew_only_when_its_rollout_
     running = await rollout(store)
     again = await set_to(store, "2", machine)
     assert (again.written, again.rollout) == (False, running), "the one that runs is to be followed"
-    paused = await becomes(store, "paused")
+    paused = await becomes(store, state="paused")
     assert (await set_to(store, "2", machine)).rollout == paused
-    await becomes(store, "complete")
+    await becomes(store, state="complete")
     again = await set_to(store, "2", machine)
     assert (again.written, again.rollout) == (False, None)
 
-    await becomes(store, "failed")
-    before = await seen_by(store, MACHINE)
+    await becomes(store, state="failed")
+    before = await seen_by(store, FIRST)
     again = await set_to(store, "2", machine)
     anew = await rollout(store)
     assert (again.written, again.rollout) == (True, anew)
     assert anew.id != running.id
     assert anew.previous == running.previous
-    assert anew.target.serial == (await seen_by(store, MACHINE)).serial > before.serial
+    assert anew.target.serial == (await seen_by(store, FIRST)).serial > before.serial
 
 
 async def test_what_fails_on_one_machine_is_no_matter_of_another(store: SqliteStore) -> None:
     await set_to(store, "2", SECOND)
-    await becomes(store, "complete")
-    await set_to(store, "2", MACHINE)
-    await becomes(store, "failed")
+    await becomes(store, state="complete")
+    await set_to(store, "2", FIRST)
+    await becomes(store, state="failed")
     outcome = await set_to(store, "2", SECOND)
     assert (outcome.written, outcome.rollout) == (False, None)
 
