@@ -63,7 +63,7 @@ def drain(context: click.Context, *, deadline: str | None, detach: bool, timeout
     address = context.meta[_ADDRESS]
     limit = None if deadline is None else seconds(deadline, flag="--deadline", least=0, most=604_800)
     patience = patience_of(timeout, detach=detach)
-    if limit is not None and timeout is None:
+    if limit is not None and timeout is None and not detach:
         patience = limit + _AFTER_DEADLINE
     wanted = MachineDrain(
         deadline="" if limit is None else in_utc(time.time() + limit), user=command.user, since=utc_now()
@@ -72,7 +72,7 @@ def drain(context: click.Context, *, deadline: str | None, detach: bool, timeout
     async def work(store: Store) -> int:
         written = await draining.drain(store, command.keys, address, wanted)
         click.echo(f"machine {address}: {'is to be empty' if written else 'is drained already'}", err=True)
-        return 0 if detach else await _follow(store, command, address, patience)
+        return 0 if patience is None else await _follow(store, command, address, patience)
 
     return command.with_store(work)
 

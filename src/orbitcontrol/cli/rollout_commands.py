@@ -89,7 +89,7 @@ def rollback(context: click.Context, revision: str | None, *, detach: bool, time
     """Go back to REV; without it to the last revision that was completed before the present one."""
     command: CommandContext = context.obj
     act = act_of(context)
-    patience = None if detach else patience_of(timeout, detach=detach)
+    patience = patience_of(timeout, detach=detach)
 
     async def change_of(store: Store) -> Change:
         if revision is None:
@@ -150,7 +150,7 @@ def _going_on(
     def command(context: click.Context, *, detach: bool, timeout: str | None) -> int:
         given: CommandContext = context.obj
         act = act_of(context)
-        patience = None if detach else patience_of(timeout, detach=detach)
+        patience = patience_of(timeout, detach=detach)
         work = partial(do, keys=given.keys, act=act)
         return acted(given, act, work, said=said, said_already=already, patience=patience)
 

@@ -31,10 +31,12 @@ detach_option = click.option("--detach", is_flag=True, help="do not follow it")
 timeout_option = click.option("--timeout", metavar="TIME", help="how long to follow it (default: 10m)")
 
 
-def patience_of(timeout: str | None, *, detach: bool) -> float:
-    """Seconds to follow. Raises ``UsageError`` for what is no time, or goes with ``--detach``."""
-    if timeout is not None and detach:
+def patience_of(timeout: str | None, *, detach: bool) -> float | None:
+    """Seconds to follow; None with ``--detach``. Raises ``UsageError`` for what is no time, and for both."""
+    if detach and timeout is not None:
         raise UsageError("--timeout: with --detach nothing is followed")
+    if detach:
+        return None
     return seconds(timeout or "10m", flag="--timeout", least=0, most=86_400)
 
 
@@ -66,7 +68,8 @@ async def follow_rollout(
     """Shows what the machines do until the rollout is over; the exit code."""
     name = f"service {service}"
     if not participants:
-        click.echo(f"{name}: no machine that is alive runs this service{_there(rollout)}", err=True)
+        nobody = f"no machine that is alive runs this service{_there(rollout)}, or those that do are drained"
+        click.echo(f"{name}: {nobody}", err=True)
         return 0
     screen = RolloutScreen()
     telling = Telling(sight=screen.show, trouble=screen.trouble)

@@ -137,7 +137,7 @@ def _change(
         lambda store: set_revision(store, command.keys, change),
         said=f"{revision_text(revision)} set",
         said_already=f"{revision_text(revision)} was set already",
-        patience=None if detach else patience_of(timeout, detach=detach),
+        patience=patience_of(timeout, detach=detach),
     )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import UNSET
@@ -12,6 +13,7 @@ from orbitcontrol.errors import OrbitError
 from orbitcontrol.model.configuration import EffectiveService
 from orbitcontrol.model.rollouts import Aim, MachineDrain
 from orbitcontrol.model.service import Service
+from orbitcontrol.model.state import Deployment
 from orbitcontrol.model.stored import Put
 from orbitcontrol.ops.deploying import Change, set_revision
 from orbitcontrol.planning.desired import effective_service
@@ -30,6 +32,7 @@ from support.fleet import (
     rollout,
     set_to,
 )
+from support.imports import SmallStore
 
 
 @pytest.fixture
@@ -156,3 +159,32 @@ async def test_a_service_without_a_container_has_no_revision(store: SqliteStore)
     await store.commit([], [Put(KEYS.service_config("web"), encode(Service(name="web", endpoint_port=80)))])
     with pytest.raises(OrbitError, match="it has no container"):
         await set_to(store, "2")
+
+
+async def test_of_two_that_set_the_first_revision_at_once_the_second_supersedes_the_first(
+    store: SqliteStore,
+) -> None:
+    async def before(commits: int) -> None:
+        if commits == 0:
+            await set_to(store, "2")
+
+    racing: Any = SmallStore(store, limits=store.limits, before=before)
+    outcome = await set_to(racing, "3")
+    assert outcome.rollout == await rollout(store)
+    assert outcome.rollout is not None
+    assert (outcome.rollout.target.revision, outcome.rollout.target.serial) == ("3", 2)
+    assert [past.target.revision for past in await history(store)] == ["2"]
+
+
+async def test_a_revision_that_a_machine_got_meanwhile_is_not_overwritten_unseen(store: SqliteStore) -> None:
+    restored = Deployment(revision="7", serial=7, deployment_time="", user="")
+
+    async def before(commits: int) -> None:
+        if commits == 0:
+            await store.commit([], [Put(KEYS.machine_revision("web", FIRST), encode(restored))])
+
+    racing: Any = SmallStore(store, limits=store.limits, before=before)
+    outcome = await set_to(racing, "3", FIRST)
+    assert outcome.rollout is not None
+    assert outcome.rollout.target.serial == 8
+    assert outcome.rollout.previous == Aim(revision="7", serial=7, generation=GENERATION, own=True)

@@ -105,7 +105,7 @@ def history(count: int) -> list[KeyValue]:
     entries = []
     for number in range(count):
         past = Past(
-            id=f"{number * 7 % 1009:04d}",
+            id=f"{number * 700 % 1009:04d}",
             cause="revision",
             target=R1,
             outcome="complete",
