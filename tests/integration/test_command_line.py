@@ -191,6 +191,12 @@ def test_an_import_never_touches_revisions(filled: Cluster) -> None:
         (["stauts"], 2, "Did you mean 'status'?"),
         (["service", "set", "revision", "R2"], 2, "orbitctl service NAME set revision"),
         (["service", "web", "restart"], 2, "'restart' cannot be done with a service"),
+        (["service", "worker", "pause"], 1, "there has been no rollout yet"),
+        (["service", "worker", "rollback"], 1, "no other revision was ever completed"),
+        (["service", "workr", "history"], 1, "did you mean worker?"),
+        (["service", "worker", "relaunch", "--detach", "--timeout", "1s"], 2, "nothing is followed"),
+        (["machine", "drain", "10.0.0.5"], 2, "orbitctl machine ADDRESS drain"),
+        (["machine", "10.0.0.55", "forget"], 1, "did you mean 10.0.0.5?"),
     ],
 )
 def test_a_wrong_command_says_what_is_wrong_and_writes_nothing(
