@@ -13,7 +13,10 @@ import pytest
 import yaml
 
 from orbitcontrol.cli import run
+from orbitcontrol.codec.values import encode
+from orbitcontrol.model.rollouts import Aim, Progress, Rollout
 from orbitcontrol.model.state import Alive, Endpoint, EndpointChange, InstanceReport, MachineRecord, Problem
+from orbitcontrol.planning.rollout_records import past_of
 from support.machine import Cluster
 
 pytestmark = pytest.mark.integration
@@ -62,6 +65,11 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     cluster.write("machines/10.0.0.5", msgspec.json.encode(record))
     cluster.write("alive/10.0.0.5", msgspec.json.encode(Alive(session="s", registered=True)))
     cluster.write("services/web/endpoints/10.0.0.5:80", msgspec.json.encode(endpoint))
+    rollout = Rollout(id="r", cause="revision", target=Aim(revision="R1"), machines=("10.0.0.5",))
+    past = past_of(rollout, outcome="failed", ended="2026-01-01T10:00:00Z")
+    cluster.write("deployments/web/rollout", encode(rollout))
+    cluster.write("deployments/web/history/r", encode(past))
+    cluster.write("services/web/progress/10.0.0.5", encode(Progress(rollout="r")))
 
     def printed(name: str, output: str) -> str:
         words = name.replace("NAME", "web").split()
@@ -101,6 +109,10 @@ def check(record: dict[str, Any], row: str, *, seen: set[str]) -> None:
             inner = ROWS[ELSEWHERE[name]] if described in ROWS.values() else described
             for each in value:
                 check(each, inner, seen=seen)
+        if name == "Rollout" and isinstance(value, dict):
+            found = re.search(r"`Rollout` is null where there was none, or `(\{[^}]*\}.*)", row)
+            assert found
+            check(value, found[1], seen=seen)
 
 
 def shape(value: object) -> object:
@@ -118,9 +130,10 @@ def shape(value: object) -> object:
         ("endpoints", set()),
         ("machines", {"Problems"}),
         ("tags", set()),
-        ("service", {"Endpoints", "Instances", "Problems"}),
-        ("service NAME", {"Endpoints", "Instances", "Problems"}),
-        ("status", {"Machines", "Services", "Problems", "Endpoints", "Instances"}),
+        ("service", {"Endpoints", "Instances", "Problems", "Steps"}),
+        ("service NAME", {"Endpoints", "Instances", "Problems", "Steps"}),
+        ("service NAME history", set()),
+        ("status", {"Machines", "Services", "Problems", "Endpoints", "Instances", "Steps"}),
         ("why", {"Steps"}),
         ("recover", {"Restorations"}),
         ("doctor", set()),
@@ -140,12 +153,12 @@ def test_records_have_the_fields_that_the_page_names(command: Command, name: str
     assert shape(yaml.safe_load(command(name, "yaml"))) == shape(printed)
     table, wide = command(name, "table").splitlines(), command(name, "wide").splitlines()
     assert len(table) == len(wide) > 0
-    if name in {"endpoints", "machines", "tags", "service"}:
+    if name in {"endpoints", "machines", "tags", "service", "service NAME history"}:
         assert set(table[0].split()) < set(wide[0].split())
 
 
 def test_the_page_describes_every_command_that_prints_records() -> None:
-    described = {name for name in ROWS if " " not in name} | {"service"}
+    described = {*ROWS, "service"} - {"service NAME"}
     sources = (Path(__file__).parents[2] / "src/orbitcontrol/cli").glob("*.py")
     printing = sum(source.read_text().count("@output_option") for source in sources)
     assert len(described) == printing

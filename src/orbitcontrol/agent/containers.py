@@ -164,7 +164,7 @@ class ContainersLoop:
         plan = plan_containers(aimed.values(), self._situation(desired, observed, busy, lost))
         sight = Sight(
             desired=desired,
-            wanted={**wanted, **{key: one for key, one in aimed.items() if key in wanted}},
+            wanted=_shown(wanted, aimed, alive, planned=self._board.rollouts.aims.value),
             alive=alive,
             plan=plan,
             images=await self._work.begin(plan),
@@ -294,6 +294,18 @@ class ContainersLoop:
             self._alarm.cancel()
         loop = asyncio.get_running_loop()
         self._alarm = None if at is None else loop.call_at(at, self._wake.ring, "backoff ended")
+
+
+def _shown(
+    wanted: Mapping[InstanceKey, WantedContainer],
+    aimed: Mapping[InstanceKey, WantedContainer],
+    alive: Collection[InstanceKey],
+    *,
+    planned: Collection[str],
+) -> dict[InstanceKey, WantedContainer]:
+    """The instances to report: those aimed at, those that still run, and what nobody has planned for yet."""
+    rest = {key: one for key, one in wanted.items() if key in alive or key.service not in planned}
+    return rest | {key: one for key, one in aimed.items() if key in wanted}
 
 
 def _ports_in_use(

@@ -10,7 +10,13 @@ from orbitcontrol.model.configuration import Desired, EffectiveService
 from orbitcontrol.model.runs import Run, RunId, Verdict
 from orbitcontrol.model.state import InstanceReport
 from orbitcontrol.planning.backoff import Backoff
-from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, WantedContainer, run_of
+from orbitcontrol.planning.container_specs import (
+    InstanceKey,
+    OwnContainer,
+    WantedContainer,
+    run_of,
+    wanted_containers,
+)
 from orbitcontrol.planning.containers import Action, ActionKey, ContainerPlan, Start
 from orbitcontrol.planning.strangers import StrangerKey
 
@@ -18,7 +24,7 @@ _REPEATEDLY = 2
 
 
 class Sight(Struct, frozen=True, kw_only=True):
-    """One look at the machine: what is wanted, what there is, and what is planned about it.
+    """One look at the machine: what it is to run now, what there is, and what is planned about it.
 
     ``busy`` are the actions under way; ``images`` says of each image that is not there yet why its
     last pull failed, "" while the first one goes on.
@@ -73,7 +79,8 @@ def unseen_runs(desired: Desired, before: Iterable[Run]) -> list[Run]:
 
 def instance_reports(sight: Sight) -> tuple[InstanceReport, ...]:
     """Every instance that the machine should run, and those of held services, in order."""
-    containers = [_container_report(sight, one) for one in sight.wanted.values()]
+    targets = {one.key: one.config_hash for one in wanted_containers(sight.desired)}
+    containers = [_container_report(sight, one, targets.get(one.key, "")) for one in sight.wanted.values()]
     held = [
         InstanceReport(
             service=key.service,
@@ -130,12 +137,18 @@ def problems(sight: Sight) -> dict[str, str]:
     }
 
 
-def _container_report(sight: Sight, wanted: WantedContainer) -> InstanceReport:
+def _container_report(sight: Sight, wanted: WantedContainer, target: str) -> InstanceReport:
+    """The instance as it is aimed at; ``target`` is the hash of what its generation wants of it."""
     key, own = wanted.key, sight.alive.get(wanted.key)
+    outdated = own is not None and own.config_hash != target
+    generation = sight.desired.generation
     if own is not None and key not in sight.busy:
-        return _judged(key, sight.verdicts.get(own.run_id), own=own)
+        report = _judged(key, sight.verdicts.get(own.run_id), own=own)
+        return structs.replace(report, generation=generation, outdated=outdated)
     state, reason = _without_container(sight, wanted)
     return InstanceReport(
+        generation=generation,
+        outdated=outdated,
         service=key.service,
         instance=key.instance,
         state=state,

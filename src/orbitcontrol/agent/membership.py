@@ -273,7 +273,9 @@ class Membership:
             return
         if session.id != board.publisher.value:
             return  # what is said to be published was so under an earlier lease
-        if not all_judged(
+        standing = board.rollouts.standing.value
+        is_emptied = standing is not None and standing.drain is not None
+        if not is_emptied and not all_judged(
             desired,
             runs=runs,
             verdicts=board.verdicts.value,

@@ -35,6 +35,7 @@ _COMMANDS = {
     "service": ("orbitcontrol.cli.service_commands", "service", "Show services, set their revisions."),
     "endpoints": (_STATE, "endpoints", "List the healthy endpoints of all services or of one."),
     "tags": (_STATE, "tags", "List the tags and what is bound to them."),
+    "machine": ("orbitcontrol.cli.machine_commands", "machine", "Drain a machine, or forget one."),
     "machines": (_STATE, "machines", "List the machines."),
     "why": ("orbitcontrol.cli.why_command", "why", "Show the way of an endpoint's last change."),
     "doctor": ("orbitcontrol.cli.doctor_command", "doctor", "Check that all the daemon needs is here."),

@@ -7,7 +7,6 @@ imported where it is used.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ from orbitcontrol.ports import Store
 from orbitcontrol.tree.load import LoadedTree, load
 
 if TYPE_CHECKING:
-    from orbitcontrol.planning.verdicts import MachineVerdict
+    from orbitcontrol.cli.import_wait import WaitOutcome
 
 
 @click.command(cls=OrbitCommand)
@@ -70,7 +69,7 @@ def plan(context: CommandContext, directory: Path, *, allow_unknown: bool, outpu
 @allow_unknown_option
 @haproxy_binary_option
 @click.option("--no-haproxy-check", is_flag=True, help="render the templates, but do not ask HAProxy")
-@click.option("--wait", is_flag=True, help="until each touched machine has accepted or rejected it")
+@click.option("--wait", is_flag=True, help="until each touched machine has answered and done it")
 @click.option("--timeout", metavar="TIME", help="how long --wait waits (default: 60s)")
 @output_option
 @click.pass_obj
@@ -91,8 +90,9 @@ def import_(
     asked; --yes answers. Only what differs is written, and what is gone from the tree is removed.
     An earlier import that was interrupted is finished first if it was decided, else dropped.
 
-    With --wait it ends with 0 when every touched machine has accepted, with 1 when one has rejected,
-    with 4 when some have not answered in time. A rejection does not undo the import.
+    With --wait it ends with 0 when every touched machine has accepted and all containers that changed
+    are replaced, with 1 when a machine has rejected or a rollout failed, with 4 when not all of it was
+    over in time. Neither a rejection nor a failed rollout undoes the import.
     """
     if timeout is not None and not wait:
         raise UsageError("--timeout: only with --wait is there anything to wait for")
@@ -108,14 +108,14 @@ def import_(
         if result is None:
             return 1
         if not wait:
-            _print_imported(planned, result, (), output=output)
+            _print_imported(planned, result, None, output=output)
             return 0
         from orbitcontrol.cli import import_wait  # noqa: PLC0415 -- only who waits pays for it
 
         awaited = import_wait.wait_of(tree, planned, result, timeout=patience)
-        verdicts = await import_wait.verdicts_of(store, context, awaited)
-        _print_imported(planned, result, verdicts, output=output)
-        return import_wait.concluded(verdicts, result.meta)
+        outcome = await import_wait.wait_for(store, context, awaited)
+        _print_imported(planned, result, outcome, output=output)
+        return import_wait.concluded(outcome, result.meta)
 
     return context.with_store(session, may_create=True)
 
@@ -147,17 +147,17 @@ async def _imported(
 
 
 def _print_imported(
-    planned: PlannedImport, result: ImportResult, verdicts: Sequence[MachineVerdict], *, output: str
+    planned: PlannedImport, result: ImportResult, outcome: WaitOutcome | None, *, output: str
 ) -> None:
-    """What is asked for on standard output: for people the verdicts, if there are any."""
+    """What is asked for on standard output: for people what they waited for, if they did."""
     if output in {"json", "yaml"}:
         from orbitcontrol.cli.import_output import shown_import  # noqa: PLC0415 -- only who asks pays for it
 
-        emit_value(shown_import(planned, result, verdicts), output=output)
-    elif verdicts:
-        from orbitcontrol.cli.import_wait import print_verdicts  # noqa: PLC0415 -- loaded by who waits
+        emit_value(shown_import(planned, result, outcome), output=output)
+    elif outcome is not None:
+        from orbitcontrol.cli.import_wait import print_outcome  # noqa: PLC0415 -- loaded by who waits
 
-        print_verdicts(verdicts)
+        print_outcome(outcome)
 
 
 def _print_result(planned: PlannedImport, result: ImportResult) -> None:

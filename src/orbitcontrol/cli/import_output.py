@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from orbitcontrol.ops.importing import ImportResult, PlannedImport
+from orbitcontrol.planning.awaited_rollouts import ServiceVerdict
 from orbitcontrol.planning.verdicts import MachineVerdict
+
+if TYPE_CHECKING:
+    from orbitcontrol.cli.import_wait import WaitOutcome
 
 
 class ShownChange(Struct, frozen=True, kw_only=True, rename="pascal"):
@@ -36,13 +40,14 @@ class ShownPlan(Struct, frozen=True, kw_only=True, rename="pascal"):
 class ShownImport(ShownPlan, frozen=True, kw_only=True, rename="pascal"):
     """The record that ``import -o json`` prints: the plan, and what became of it.
 
-    ``generation`` is the one in force; ``written`` is false when it was already. ``verdicts`` are those
-    that ``--wait`` waits for.
+    ``generation`` is the one in force; ``written`` is false when it was already. ``verdicts`` and
+    ``rollouts`` are what ``--wait`` waits for.
     """
 
     generation: int
     written: bool
     verdicts: list[MachineVerdict] = []
+    rollouts: list[ServiceVerdict] = []
 
 
 def shown_plan(planned: PlannedImport) -> ShownPlan:
@@ -60,9 +65,7 @@ def shown_plan(planned: PlannedImport) -> ShownPlan:
     )
 
 
-def shown_import(
-    planned: PlannedImport, result: ImportResult, verdicts: Sequence[MachineVerdict]
-) -> ShownImport:
+def shown_import(planned: PlannedImport, result: ImportResult, outcome: WaitOutcome | None) -> ShownImport:
     """The record of an import."""
     shown = shown_plan(planned)
     return ShownImport(
@@ -71,5 +74,6 @@ def shown_import(
         unchanged=shown.unchanged,
         generation=result.meta.generation,
         written=result.written,
-        verdicts=list(verdicts),
+        verdicts=[] if outcome is None else list(outcome.machines),
+        rollouts=[] if outcome is None else list(outcome.services),
     )

@@ -7,6 +7,7 @@ table at the end goes to standard output: that is what was asked for.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import click
@@ -15,8 +16,9 @@ from msgspec import Struct
 from orbitcontrol.cli.context import CommandContext
 from orbitcontrol.cli.output import Column, table
 from orbitcontrol.model.state import ConfigMeta
-from orbitcontrol.ops.awaiting import Awaited, verdicts_now, wait_for_verdicts
+from orbitcontrol.ops.awaiting import Awaited, verdicts_now, wait_for_containers, wait_for_verdicts
 from orbitcontrol.ops.importing import ImportResult, PlannedImport
+from orbitcontrol.planning.awaited_rollouts import ServiceVerdict
 from orbitcontrol.planning.verdicts import MachineVerdict, Question
 from orbitcontrol.ports import Store
 from orbitcontrol.tree.load import LoadedTree
@@ -28,6 +30,12 @@ _COLUMNS = (
     Column("MACHINE", lambda verdict: verdict.machine),
     Column("STATE", lambda verdict: verdict.state),
     Column("GENERATION", lambda verdict: verdict.generation),
+    Column("REASON", lambda verdict: verdict.reason.replace("\n", " ")),
+)
+_SERVICE_COLUMNS = (
+    Column("SERVICE", lambda verdict: verdict.service),
+    Column("CONTAINERS", lambda verdict: verdict.state),
+    Column("ROLLOUT", lambda verdict: verdict.rollout),
     Column("REASON", lambda verdict: verdict.reason.replace("\n", " ")),
 )
 
@@ -58,13 +66,33 @@ def wait_of(tree: LoadedTree, planned: PlannedImport, result: ImportResult, *, t
                 balancing=frozenset(tag.name for tag in tags if tag.template is not None),
             ),
             machines=touched if result.written and not finished else everybody,
+            touched={
+                machine.address: tuple(machine.containers)
+                for machine in planned.impact.machines
+                if machine.containers and result.written
+            },
         ),
         timeout=timeout,
         changed=result.written or finished,
     )
 
 
-async def verdicts_of(store: Store, context: CommandContext, wait: Wait) -> tuple[MachineVerdict, ...]:
+class WaitOutcome(Struct, frozen=True, kw_only=True):
+    """What the machines said, and what became of the services whose containers changed."""
+
+    machines: tuple[MachineVerdict, ...] = ()
+    services: tuple[ServiceVerdict, ...] = ()
+
+
+async def wait_for(store: Store, context: CommandContext, wait: Wait) -> WaitOutcome:
+    """Waits for the machines, and with the time that is left for their containers."""
+    deadline = time.monotonic() + wait.timeout
+    machines = await _verdicts_of(store, context, wait)
+    services = await _containers_of(store, context, wait, deadline=deadline)
+    return WaitOutcome(machines=machines, services=services)
+
+
+async def _verdicts_of(store: Store, context: CommandContext, wait: Wait) -> tuple[MachineVerdict, ...]:
     """What the machines say in the end; on the way there, what is new, on standard error."""
     machines = wait.awaited.machines
     if not machines:
@@ -84,13 +112,69 @@ async def verdicts_of(store: Store, context: CommandContext, wait: Wait) -> tupl
         raise
 
 
-def print_verdicts(verdicts: Sequence[MachineVerdict]) -> None:
-    """The table of all machines."""
-    click.echo(table(verdicts, _COLUMNS))
+async def _containers_of(
+    store: Store, context: CommandContext, wait: Wait, *, deadline: float
+) -> tuple[ServiceVerdict, ...]:
+    """What becomes of the containers that the import changes."""
+    if not wait.awaited.touched:
+        return ()
+    left = max(deadline - time.monotonic(), 0)
+    try:
+        return await wait_for_containers(
+            store, context.keys, wait.awaited, timeout=left, tell=_print_container_news
+        )
+    except asyncio.CancelledError:
+        click.echo("The rollouts go on by themselves: `orbitctl status --watch` follows them", err=True)
+        raise
 
 
-def concluded(verdicts: Sequence[MachineVerdict], meta: ConfigMeta) -> int:
+def _print_container_news(verdict: ServiceVerdict) -> None:
+    rollout = f" (rollout {verdict.rollout})" if verdict.rollout else ""
+    reason = f": {verdict.reason}" if verdict.reason else ""
+    click.echo(f"  service {verdict.service}  {verdict.state}{rollout}{reason}", err=True)
+
+
+def print_outcome(outcome: WaitOutcome) -> None:
+    """The table of all machines, and that of the services whose containers changed."""
+    if outcome.machines:
+        click.echo(table(outcome.machines, _COLUMNS))
+    if outcome.services:
+        click.echo("\n" + table(outcome.services, _SERVICE_COLUMNS))
+
+
+def concluded(outcome: WaitOutcome, meta: ConfigMeta) -> int:
     """The exit code; what is not as it should be, and how to go on, is told on standard error."""
+    codes = {_of_machines(outcome.machines, meta), _of_services(outcome.services)}
+    return REJECTED if REJECTED in codes else max(codes)
+
+
+def _of_services(services: Sequence[ServiceVerdict]) -> int:
+    states = [verdict.state for verdict in services]
+    failed = [verdict.service for verdict in services if verdict.state == "failed"]
+    for name in failed:
+        click.echo(
+            f"The rollout of {name} failed; it stopped there. Mend the tree, or take its earlier state, "
+            "and import again.",
+            err=True,
+        )
+    for verdict in services:
+        if verdict.state == "paused":
+            name = verdict.service
+            click.echo(
+                f"The rollout of {name} is paused: `orbitctl service {name} promote` lets a canary go on, "
+                f"`… resume` one that people have paused.",
+                err=True,
+            )
+    if "pending" in states:
+        click.echo(
+            "Containers are still being replaced; that goes on by itself: see `orbitctl status`", err=True
+        )
+    if failed:
+        return REJECTED
+    return NOT_FINISHED if set(states) - {"done"} else 0
+
+
+def _of_machines(verdicts: Sequence[MachineVerdict], meta: ConfigMeta) -> int:
     states = [verdict.state for verdict in verdicts]
     if states.count("accepted") == len(states):
         return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -14,11 +13,12 @@ import msgspec
 from orbitcontrol.cli.context import CommandContext
 from orbitcontrol.cli.framework import OrbitCommand
 from orbitcontrol.cli.output import Column, emit, emit_value, output_option, table
-from orbitcontrol.codec.times import since_epoch
+from orbitcontrol.cli.rollout_words import cause, left, what
+from orbitcontrol.cli.times import age
 from orbitcontrol.errors import StoreError, UsageError
 from orbitcontrol.model.state import Problem
 from orbitcontrol.ops import cluster as ops
-from orbitcontrol.ops.cluster import MachineView, ServiceView
+from orbitcontrol.ops.views import MachineView, ServiceView
 from orbitcontrol.ports import Store
 
 FIELDS = ("ip", "port", "endpoint", "revision", "zone", "machine", "state", "service", "instance")
@@ -39,29 +39,22 @@ def _haproxy(view: MachineView) -> str:
     verdict = view.haproxy.partition("\n")[0]
     if not view.leaving_workers:
         return verdict
-    return f"{verdict}, {view.leaving_workers} leaving{_age(view.leaving_since)}".removeprefix(", ")
+    return f"{verdict}, {view.leaving_workers} leaving{age(view.leaving_since)}".removeprefix(", ")
 
 
 def _reload(view: MachineView) -> str:
     """Why HAProxy was reloaded for the last time, and how long ago."""
-    return f"{view.reload_reason}{_age(view.reloaded).replace(' for ', ', ')} ago" if view.reloaded else ""
+    return f"{view.reload_reason}{age(view.reloaded).replace(' for ', ', ')} ago" if view.reloaded else ""
 
 
-def _age(since: str) -> str:
-    """`` for 12s``, in minutes and hours when it is longer; "" for a time that cannot be read."""
-    try:
-        seconds = max(round(time.time() - since_epoch(since)), 0)
-    except ValueError:
-        return ""
-    for unit, length in (("h", 3600), ("m", 60)):
-        if seconds >= 2 * length:
-            return f" for {seconds // length}{unit}"
-    return f" for {seconds}s"
+def _state(view: MachineView) -> str:
+    """``ready``, and whether the machine is to be empty."""
+    return f"{view.state}, {view.drain}" if view.drain else view.state
 
 
 MACHINE_COLUMNS = (
     Column("MACHINE", lambda view: view.address),
-    Column("STATE", lambda view: view.state),
+    Column("STATE", _state),
     Column("TAGS", lambda view: view.tags),
     Column("ENDPOINTS", lambda view: view.endpoints),
     Column("HAPROXY", _haproxy),
@@ -91,6 +84,17 @@ SERVICE_COLUMNS = (
 _PROBLEM_COLUMNS = (
     Column("WHERE", lambda problem: problem.subject),
     Column("PROBLEM", lambda problem: problem.reason.replace("\n", " ")),
+)
+
+_ROLLOUT_COLUMNS = (
+    Column("ROLLOUT OF", lambda view: view.service),
+    Column("STATE", lambda view: view.rollout.state),
+    Column("CAUSE", lambda view: cause(view.rollout)),
+    Column("WHAT", lambda view: what(view.rollout)),
+    Column("BY", lambda view: view.rollout.user),
+    Column("SINCE", lambda view: view.rollout.started),
+    Column("WAITS", lambda view: left(view.rollout)),
+    Column("ID", lambda view: view.rollout.id, wide=True),
 )
 
 _WATCH_PAUSE = 1.0
@@ -220,11 +224,18 @@ def _print_status(record: Status, *, wide: bool) -> None:
     sections = (
         (record.machines, MACHINE_COLUMNS, "no machine has registered"),
         (record.services, SERVICE_COLUMNS, "no services"),
+        (_open_rollouts(record.services), _ROLLOUT_COLUMNS, ""),
         (record.problems, _PROBLEM_COLUMNS, "nothing is wrong"),
     )
     for rows, columns, empty in sections:
         shown = [column for column in columns if wide or not column.wide]
-        click.echo("\n" + (table(rows, shown) if rows else empty))
+        if rows or empty:
+            click.echo("\n" + (table(rows, shown) if rows else empty))
+
+
+def _open_rollouts(services: list[ServiceView]) -> list[ServiceView]:
+    """The services whose rollout is not complete."""
+    return [each for each in services if each.rollout is not None and each.rollout.state != "complete"]
 
 
 def _fields(fields: str | None) -> list[str] | None:

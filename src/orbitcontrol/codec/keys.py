@@ -39,6 +39,10 @@ class Keys(Struct, frozen=True):
         return Range.prefix(f"{self.base}/config/tags/{tag}/")
 
     @property
+    def tag_configs(self) -> Range:
+        return Range.prefix(f"{self.base}/config/tags/")
+
+    @property
     def import_logs(self) -> Range:
         return Range.prefix(f"{self.base}/config/import/")
 

@@ -133,6 +133,8 @@ class InstanceReport(_Stored, frozen=True, kw_only=True):
 
     ``revision``, who had set it (``image``, ``service`` or ``machine``) and with which serial are
     those of the container that runs, by its labels; of the one that is wanted while none runs.
+    ``generation`` is that of the configuration by which it was judged, 0 for what is not a container, and
+    ``outdated`` whether the container that runs is another than the one that is wanted by it.
     """
 
     service: str
@@ -142,6 +144,8 @@ class InstanceReport(_Stored, frozen=True, kw_only=True):
     revision: str = ""
     revision_source: str = ""
     serial: int = 0
+    generation: int = 0
+    outdated: bool = False
 
 
 Step = Literal["proven", "failed", "ended", "published", "updated", "withdrawn", "routed", "draining", "out"]

@@ -1,4 +1,4 @@
-"""``import --wait``: what the machines say of a generation, as soon as they say it.
+"""``import --wait``: what the machines say of a generation, and what becomes of its containers.
 
 The machines' records and leases are listed and watched; nothing is polled, and nothing written. A store
 that goes away meanwhile is no verdict: what was heard stays, and is listed anew when the store is back.
@@ -6,28 +6,30 @@ that goes away meanwhile is no verdict: what was heard stays, and is listed anew
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from msgspec import Struct
 
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.values import decode
-from orbitcontrol.errors import StoreError, UndecodableValue
+from orbitcontrol.errors import UndecodableValue
+from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.model.state import MachineRecord
-from orbitcontrol.model.stored import KeyValue, Range
+from orbitcontrol.model.stored import KeyValue
+from orbitcontrol.ops.watching import Seen, watch_until
+from orbitcontrol.planning.awaited_rollouts import ServiceVerdict, Touched, service_verdicts
 from orbitcontrol.planning.verdicts import MachineVerdict, Question, verdict_of
 from orbitcontrol.ports import Store
 
-_PAUSE = 0.5
-"""Seconds before a watch that ended is begun anew."""
-
 
 class Awaited(Struct, frozen=True, kw_only=True):
-    """Which machines are asked what."""
+    """Which machines are asked what; ``touched`` are the services whose containers change, by machine."""
 
     question: Question
     machines: tuple[str, ...]
+    touched: Touched = {}
 
 
 async def verdicts_now(store: Store, keys: Keys, awaited: Awaited) -> tuple[MachineVerdict, ...]:
@@ -49,73 +51,94 @@ async def wait_for_verdicts(
     ``tell`` gets each machine whenever there is something new about it. That it has said nothing yet is
     not new.
     """
-    waiting = _Waiting(store, keys, awaited, tell)
-    try:
-        async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
-            follow = [
-                group.create_task(waiting.follow(each), name=f"watch {each.start}")
-                for each in (keys.machines, keys.all_alive)
-            ]
-            await waiting.ended.wait()
-            for task in follow:
-                task.cancel()
-    except TimeoutError:
-        pass
+    waiting = _Waiting(keys, awaited, tell)
+    await watch_until(store, keys.machines, keys.all_alive, look=waiting.look, timeout=timeout)
     return waiting.verdicts
 
 
-class _Waiting:
-    """What is known of the machines; ``ended`` once all of them have answered."""
+async def wait_for_containers(
+    store: Store,
+    keys: Keys,
+    awaited: Awaited,
+    *,
+    timeout: float,
+    tell: Callable[[ServiceVerdict], None],
+) -> tuple[ServiceVerdict, ...]:
+    """Waits until each service whose containers change is done, has failed or is paused.
 
-    def __init__(
-        self, store: Store, keys: Keys, awaited: Awaited, tell: Callable[[MachineVerdict], None]
-    ) -> None:
-        self.ended = asyncio.Event()
+    What the watches show together need not have been so at one moment, so the end is read once more.
+    """
+    told: dict[str, ServiceVerdict] = {}
+    deadline = time.monotonic() + timeout
+
+    def look(seen: Seen) -> bool:
+        found = _containers(keys, awaited, *(seen[each].values() for each in ranges))
+        for verdict in found:
+            if told.get(verdict.service) != verdict:
+                told[verdict.service] = verdict
+                tell(verdict)
+        return all(verdict.is_final for verdict in found)
+
+    ranges = (keys.machines, keys.all_alive, keys.deployments)
+    while True:
+        left = max(deadline - time.monotonic(), 0)
+        over = not await watch_until(store, *ranges, look=look, timeout=left)
+        verdicts = _containers(keys, awaited, *(await store.read(*ranges)).ranges)
+        if over or all(verdict.is_final for verdict in verdicts):
+            return verdicts
+
+
+def _containers(
+    keys: Keys,
+    awaited: Awaited,
+    machines: Iterable[KeyValue],
+    alive: Iterable[KeyValue],
+    deployments: Iterable[KeyValue],
+) -> tuple[ServiceVerdict, ...]:
+    rollouts = {}
+    for item in deployments:
+        match keys.below(item.key):
+            case ("deployments", service, "rollout"):
+                with suppress(UndecodableValue):
+                    rollouts[service] = decode(item.value, Rollout, key=item.key)
+            case _:
+                pass
+    return service_verdicts(
+        awaited.question,
+        awaited.touched,
+        records={address: _record(item) for address, item in _by_address(keys, machines).items()},
+        alive=_by_address(keys, alive),
+        rollouts=rollouts,
+    )
+
+
+class _Waiting:
+    """What is known of the machines."""
+
+    def __init__(self, keys: Keys, awaited: Awaited, tell: Callable[[MachineVerdict], None]) -> None:
         self.verdicts = tuple(
             MachineVerdict(machine=address, state="pending", reason="the store has not answered yet")
             for address in awaited.machines
         )
-        self._store = store
         self._keys = keys
         self._awaited = awaited
         self._tell = tell
         self._told = dict.fromkeys(awaited.machines, ("pending", ""))
-        self._seen: dict[Range, dict[str, KeyValue]] = {}
 
-    async def follow(self, range: Range) -> None:
-        """Lists and watches one range, again and again. Never returns."""
-        while True:
-            try:
-                listing = await self._store.read(range)
-                self._seen[range] = _by_address(self._keys, listing.ranges[0])
-                self._look()
-                async with self._store.watch(range, after=listing.revision) as stream:
-                    async for changes in stream:
-                        for event in changes.events:
-                            address = self._keys.below(event.key)[-1]
-                            if event.now is None:
-                                self._seen[range].pop(address, None)
-                            else:
-                                self._seen[range][address] = event.now
-                        self._look()
-            except StoreError:
-                await asyncio.sleep(_PAUSE)
-
-    def _look(self) -> None:
-        machines, alive = self._seen.get(self._keys.machines), self._seen.get(self._keys.all_alive)
-        if machines is None or alive is None:
-            return
+    def look(self, seen: Seen) -> bool:
+        """True once all machines have answered."""
+        keys = self._keys
+        machines, alive = (_by_address(keys, seen[each].values()) for each in (keys.machines, keys.all_alive))
         self.verdicts = _verdicts(self._awaited, machines, alive)
         for verdict in self.verdicts:
             news = (verdict.state, verdict.reason)
             if news != self._told[verdict.machine]:
                 self._told[verdict.machine] = news
                 self._tell(verdict)
-        if all(verdict.is_final for verdict in self.verdicts):
-            self.ended.set()
+        return all(verdict.is_final for verdict in self.verdicts)
 
 
-def _by_address(keys: Keys, items: tuple[KeyValue, ...]) -> dict[str, KeyValue]:
+def _by_address(keys: Keys, items: Iterable[KeyValue]) -> dict[str, KeyValue]:
     return {keys.below(item.key)[-1]: item for item in items}
 
 

@@ -6,11 +6,12 @@ that cannot be understood are left out and named in ``broken``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from msgspec import Struct
 
+from orbitcontrol.codec.activity import Activity, parse_activity
 from orbitcontrol.codec.configuration import parse_entries
 from orbitcontrol.codec.deployments import parse_deployments
 from orbitcontrol.codec.keys import Keys
@@ -18,95 +19,16 @@ from orbitcontrol.codec.values import decode
 from orbitcontrol.codec.wording import nearest
 from orbitcontrol.errors import OrbitError, UndecodableValue
 from orbitcontrol.model.configuration import Configuration
-from orbitcontrol.model.state import Alive, ConfigMeta, Endpoint, MachineRecord, Problem, Revisions
+from orbitcontrol.model.rollouts import MachineDrain, Rollout
+from orbitcontrol.model.state import Alive, ConfigMeta, MachineRecord, Problem, Revisions
 from orbitcontrol.model.stored import KeyValue
+from orbitcontrol.ops.rollout_views import RolloutView, rollout_view
+from orbitcontrol.ops.views import EndpointView, InstanceView, MachineView, ServiceView, TagView
 from orbitcontrol.planning.desired import effective_service
 from orbitcontrol.planning.redolog import overlaid, read_log
 from orbitcontrol.ports import Store
 
 T = TypeVar("T")
-
-
-class _Shown(Struct, frozen=True, kw_only=True, rename="pascal"):
-    """Base of what reading commands print as JSON: documented in docs/cli.md, and stable."""
-
-
-class EndpointView(_Shown, frozen=True, kw_only=True):
-    """One published endpoint."""
-
-    service: str
-    endpoint: str
-    ip: str
-    port: int
-    revision: str
-    zone: str
-    machine: str
-    state: str
-    instance: int
-
-
-class MachineView(_Shown, frozen=True, kw_only=True):
-    """One machine; ``state`` is ``ready``, ``registering`` or ``gone`` (no lease).
-
-    ``leaving_workers`` counts HAProxy's processes that finish old connections, as the machine last
-    said; the oldest does so since ``leaving_since``, "" where there is none. ``reloaded`` is when HAProxy
-    was told to load a configuration for the last time, and ``reload_reason`` why.
-    """
-
-    address: str
-    state: str
-    tags: tuple[str, ...]
-    zone: str
-    version: str
-    session: str
-    haproxy: str
-    leaving_workers: int
-    leaving_since: str
-    reloaded: str
-    reload_reason: str
-    endpoints: int
-    problems: tuple[Problem, ...]
-
-
-class TagView(_Shown, frozen=True, kw_only=True):
-    """What is bound to a tag, and which machines carry it."""
-
-    tag: str
-    services: tuple[str, ...]
-    template: bool
-    certs: tuple[str, ...]
-    haproxy_files: tuple[str, ...]
-    machines: tuple[str, ...]
-
-
-class InstanceView(_Shown, frozen=True, kw_only=True):
-    """One instance of a service on one machine."""
-
-    machine: str
-    instance: int
-    state: str
-    revision: str
-    reason: str
-
-
-class ServiceView(_Shown, frozen=True, kw_only=True):
-    """One service: what is wanted and how many of its instances are published.
-
-    ``wanted`` counts the instances that the machines which are alive now should run.
-    """
-
-    service: str
-    revision: str
-    revision_set_by: str
-    image: str
-    tags: tuple[str, ...]
-    up: int
-    wanted: int
-    origin: str
-    ci_url: str
-    endpoints: tuple[EndpointView, ...]
-    instances: tuple[InstanceView, ...]
-    problems: tuple[Problem, ...]
 
 
 class Cluster(Struct, frozen=True, kw_only=True):
@@ -116,9 +38,12 @@ class Cluster(Struct, frozen=True, kw_only=True):
     meta: ConfigMeta | None
     configuration: Configuration
     revisions: Revisions
+    rollouts: dict[str, Rollout] = {}
+    activity: dict[str, Activity] = {}
     endpoints: tuple[EndpointView, ...]
     machines: dict[str, MachineRecord]
     alive: dict[str, Alive]
+    drains: dict[str, MachineDrain] = {}
     broken: tuple[Problem, ...]
 
 
@@ -128,7 +53,7 @@ async def read_endpoints(store: Store, keys: Keys, service: str | None = None) -
     Raises ``OrbitError`` with the nearest name for a service that has none and does not exist.
     """
     reading = await store.read(keys.endpoints(service) if service else keys.services)
-    found = _Parser(keys).endpoints(reading.ranges[0])
+    found = _endpoint_views(parse_activity(keys, reading.ranges[0]))
     if service and not found and await store.get(keys.service_config(service)) is None:
         require_service((await read_cluster(store, keys)).configuration, service)
     return found
@@ -136,8 +61,10 @@ async def read_endpoints(store: Store, keys: Keys, service: str | None = None) -
 
 async def read_cluster(store: Store, keys: Keys) -> Cluster:
     """Everything at one revision."""
-    reading = await store.read(keys.config, keys.deployments, keys.services, keys.machines, keys.all_alive)
-    config, deployments, services, machines, alive = reading.ranges
+    reading = await store.read(
+        keys.config, keys.deployments, keys.services, keys.machines, keys.all_alive, keys.drains
+    )
+    config, deployments, services, machines, alive, drains = reading.ranges
     parser = _Parser(keys)
     meta = parser.by_name((item for item in config if item.key == keys.meta), ConfigMeta).get("meta")
     parsed = parse_entries(parser.entries(config, meta))
@@ -146,14 +73,20 @@ async def read_cluster(store: Store, keys: Keys) -> Cluster:
         parser.broken.append(Problem(subject=f"config/{entry}", reason=reason))
     for service, reason in revisions.broken.items():
         parser.broken.append(Problem(subject=f"service {service}", reason=reason))
+    activity = parse_activity(keys, services)
+    for each in activity.values():
+        parser.broken += [Problem(subject=key, reason=reason) for key, reason in each.broken.items()]
     return Cluster(
         store=store.address,
         meta=meta,
         configuration=parsed.configuration,
         revisions=revisions,
-        endpoints=parser.endpoints(services),
+        rollouts=parser.rollouts(deployments),
+        activity=activity,
+        endpoints=_endpoint_views(activity),
         machines=parser.by_name(machines, MachineRecord),
         alive=parser.by_name(alive, Alive),
+        drains=parser.by_name(drains, MachineDrain),
         broken=tuple(parser.broken),
     )
 
@@ -207,6 +140,7 @@ def problems(cluster: Cluster) -> list[Problem]:
     found = list(cluster.broken)
     if cluster.meta is None:
         found.append(Problem(subject="store", reason="it has no configuration: run orbitctl import"))
+    found += _failed_rollouts(cluster)
     for address, record in sorted(cluster.machines.items()):
         if address in cluster.alive:
             found += [
@@ -216,6 +150,23 @@ def problems(cluster: Cluster) -> list[Problem]:
         else:
             found.append(Problem(subject=address, reason="its daemon has no lease: it is stopped or cut off"))
     return found
+
+
+def is_empty(cluster: Cluster, address: str) -> bool:
+    """True when the machine has no endpoint, and no container of a service, as far as is known."""
+    return all(endpoint.machine != address for endpoint in cluster.endpoints) and not any(
+        (service := cluster.configuration.services.get(report.service)) is None
+        or service.container is not None
+        for report in cluster.machines.get(address, MachineRecord()).instances
+    )
+
+
+def _failed_rollouts(cluster: Cluster) -> list[Problem]:
+    return [
+        Problem(subject=f"service {name}", reason=f"rollout {rollout.id} failed: {rollout.reason}")
+        for name, rollout in sorted(cluster.rollouts.items())
+        if rollout.state == "failed" and name in cluster.configuration.services
+    ]
 
 
 def _unknown_tags(cluster: Cluster, record: MachineRecord) -> list[Problem]:
@@ -241,7 +192,7 @@ def problems_of(record: MachineRecord, service: str) -> list[Problem]:
 def _machine_view(cluster: Cluster, address: str) -> MachineView:
     record = cluster.machines.get(address, MachineRecord())
     alive = cluster.alive.get(address)
-    verdict = record.proxy
+    verdict, drain = record.proxy, cluster.drains.get(address)
     workers = record.proxy_workers if alive else None
     return MachineView(
         address=address,
@@ -255,6 +206,10 @@ def _machine_view(cluster: Cluster, address: str) -> MachineView:
         leaving_since=workers.since if workers else "",
         reloaded=record.reload.at if record.reload else "",
         reload_reason=record.reload.reason if record.reload else "",
+        drain="" if drain is None else "drained" if is_empty(cluster, address) else "draining",
+        drain_since=drain.since if drain else "",
+        drain_deadline=drain.deadline if drain else "",
+        drain_user=drain.user if drain else "",
         endpoints=sum(endpoint.machine == address for endpoint in cluster.endpoints),
         problems=(*record.problems, *_unknown_tags(cluster, record)),
     )
@@ -290,7 +245,15 @@ def _service_view(cluster: Cluster, name: str) -> ServiceView:
             if address in cluster.alive
             for problem in problems_of(record, name)
         ),
+        rollout=_rollout_view(cluster, name),
     )
+
+
+def _rollout_view(cluster: Cluster, name: str) -> RolloutView | None:
+    rollout = cluster.rollouts.get(name)
+    if rollout is None:
+        return None
+    return rollout_view(rollout, cluster.activity.get(name, Activity()), alive=cluster.alive)
 
 
 def _instances(cluster: Cluster, name: str) -> tuple[InstanceView, ...]:
@@ -337,31 +300,33 @@ class _Parser:
             self.broken.append(Problem(subject="import", reason=str(error)))
             return entries
 
-    def endpoints(self, items: Iterable[KeyValue]) -> tuple[EndpointView, ...]:
-        """Those of the items that are endpoints, by service and address."""
-        views = []
-        for item in items:
-            match self._keys.below(item.key):
-                case ("services", service, "endpoints", host_port):
-                    try:
-                        endpoint = decode(item.value, Endpoint, key=item.key)
-                    except UndecodableValue as error:
-                        self.broken.append(Problem(subject=item.key, reason=str(error)))
-                        continue
-                    host, _, port = host_port.rpartition(":")
-                    views.append(
-                        EndpointView(
-                            service=service,
-                            endpoint=host_port,
-                            ip=host.strip("[]"),
-                            port=int(port) if port.isdigit() else 0,
-                            revision=endpoint.revision,
-                            zone=endpoint.availability_zone,
-                            machine=endpoint.machine,
-                            state=endpoint.state,
-                            instance=endpoint.instance,
-                        )
-                    )
-                case _:
-                    pass
-        return tuple(views)
+    def rollouts(self, items: Iterable[KeyValue]) -> dict[str, Rollout]:
+        """The newest rollout of each service."""
+        return {
+            self._keys.below(item.key)[1]: rollout
+            for item in items
+            if self._keys.below(item.key)[2:] == ("rollout",)
+            for rollout in self.by_name([item], Rollout).values()
+        }
+
+
+def _endpoint_views(activity: Mapping[str, Activity]) -> tuple[EndpointView, ...]:
+    """The endpoints of all services, by service and address."""
+    views = []
+    for service, each in activity.items():
+        for host_port, endpoint in each.endpoints.items():
+            host, _, port = host_port.rpartition(":")
+            views.append(
+                EndpointView(
+                    service=service,
+                    endpoint=host_port,
+                    ip=host.strip("[]"),
+                    port=int(port) if port.isdigit() else 0,
+                    revision=endpoint.revision,
+                    zone=endpoint.availability_zone,
+                    machine=endpoint.machine,
+                    state=endpoint.state,
+                    instance=endpoint.instance,
+                )
+            )
+    return tuple(views)

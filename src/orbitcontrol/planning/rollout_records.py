@@ -21,7 +21,8 @@ from msgspec import UNSET, UnsetType
 
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.times import since_epoch
-from orbitcontrol.codec.values import encode
+from orbitcontrol.codec.values import decode, encode
+from orbitcontrol.errors import UndecodableValue
 from orbitcontrol.model.rollouts import Aim, Cause, Outcome, Past, Rollout
 from orbitcontrol.model.service import Update
 from orbitcontrol.model.state import Deployment
@@ -104,6 +105,17 @@ def trimmed(history: Iterable[KeyValue], *, adding: int = 0) -> tuple[str, ...]:
     """
     newest = sorted(history, key=lambda item: item.mod_revision, reverse=True)
     return tuple(item.key for item in reversed(newest[max(KEPT - adding, 0) :]))[:_DELETED_AT_ONCE]
+
+
+def past_rollouts(history: Iterable[KeyValue]) -> list[Past]:
+    """The history, the newest first; what cannot be read is left out."""
+    found = []
+    for item in sorted(history, key=lambda item: item.mod_revision, reverse=True):
+        try:
+            found.append(decode(item.value, Past, key=item.key))
+        except UndecodableValue:
+            continue
+    return found
 
 
 def operations_of(
