@@ -84,9 +84,19 @@ def _with_slot(mine: tuple[int, Held], local: Local, shared: Shared, memory: Mem
     move = replace(given) or Move(_ended(local, rollout))
     action, directives = move.action, {**_held_back(local), **move.directives}
     if held.slot.step == "waiting" and not isinstance(action, Release):
-        return Plan(action=_looked(local, shared, held, given), aim=aim, directives={}, in_hand=True)
-    action = _in_step(action, held, local, memory, now)
+        action = _looked(local, shared, held, given, first=action)
+    else:
+        action = _in_step(action, held, local, memory, now)
+    if isinstance(action, Release):
+        directives = _held_back(local)
+    elif isinstance(action, Advance):  # a mark compares the slot, which is about to change
+        directives = {run: one for run, one in directives.items() if one != "drain" or _drains(local, run)}
     return Plan(action=action, aim=aim, directives=directives, in_hand=True)
+
+
+def _drains(local: Local, run: RunId) -> bool:
+    endpoint = local.endpoints.get(run)
+    return endpoint is not None and endpoint.state == "draining"
 
 
 def _before_steps(
@@ -106,14 +116,14 @@ def _before_steps(
     return None
 
 
-def _looked(local: Local, shared: Shared, held: Held, given: Replacement) -> Action:
+def _looked(local: Local, shared: Shared, held: Held, given: Replacement, *, first: Action) -> Action:
     """The look between taking a slot and the first step in it."""
     rollout = given.rollout
     blocked = may_go_out(local, shared, held)
     if not blocked and rollout is not None and rollout.state not in _MOVES and not given.lenient:
         blocked = f"the rollout is {rollout.state}"
     if not blocked:
-        return Advance("starting", held.slot.reason)
+        return Advance(first.step, first.reason) if isinstance(first, Wait) else Advance("starting")
     if not local.bound:
         return Release(None)
     return Release(structs.replace(_progress(local, rollout), reason=blocked))
