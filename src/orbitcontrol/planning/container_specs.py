@@ -30,6 +30,8 @@ LABEL_MACHINE = "orbitcontrol.machine"
 LABEL_PORT = "orbitcontrol.port"
 LABEL_ROLLOUT = "orbitcontrol.rollout"
 
+_KEPT = ".kept-"
+_ID_IN_NAME = 12
 _DEFAULT_LOG = {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
 
 
@@ -148,6 +150,16 @@ def own_container(container: ObservedContainer, *, address: str) -> OwnContainer
         port=port,
         rollout=labels.get(LABEL_ROLLOUT, ""),
     )
+
+
+def kept_name(own: OwnContainer, name: str) -> str:
+    """What a container is called while it is kept for the way back."""
+    return f"{name}{_KEPT}{own.container.id[:_ID_IN_NAME]}"
+
+
+def is_kept(own: OwnContainer) -> bool:
+    """True for a container that has given up its name for its successor."""
+    return own.container.name.endswith(f"{_KEPT}{own.container.id[:_ID_IN_NAME]}")
 
 
 def run_of(own: OwnContainer, effective: EffectiveService, *, address: str) -> Run:

@@ -12,9 +12,6 @@ from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer
 from orbitcontrol.planning.rollouts import Local, Shared
 
-_KEPT = ".kept-"
-_ID = 12
-
 
 def digest_of(target: Collection[WantedContainer]) -> str:
     """What tells one target of a machine from another, as sixteen hex digits; "" for nothing."""
@@ -93,13 +90,3 @@ def alive(local: Local) -> list[OwnContainer]:
 
 def _rank(own: OwnContainer, local: Local) -> tuple[bool, str, str]:
     return own.run_id not in local.endpoints, own.container.started_at, own.container.id
-
-
-def kept_name(own: OwnContainer, name: str) -> str:
-    """What a container is called while it is kept for the way back."""
-    return f"{name}{_KEPT}{own.container.id[:_ID]}"
-
-
-def is_kept(own: OwnContainer) -> bool:
-    """True for a container that has given up its name for its successor."""
-    return own.container.name.endswith(f"{_KEPT}{own.container.id[:_ID]}")

@@ -8,7 +8,7 @@ from msgspec import structs
 
 from orbitcontrol.model.rollouts import Progress, Rollout
 from orbitcontrol.model.runs import RunId
-from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer
+from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer, is_kept
 from orbitcontrol.planning.rollout_aims import (
     active,
     aim_of,
@@ -16,7 +16,6 @@ from orbitcontrol.planning.rollout_aims import (
     digest_of,
     has_failed,
     is_done,
-    is_kept,
     matches,
     outdated,
 )

@@ -11,9 +11,15 @@ from msgspec import Struct
 from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.service import Update
-from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, WantedContainer, on_host_network
+from orbitcontrol.planning.container_specs import (
+    InstanceKey,
+    OwnContainer,
+    WantedContainer,
+    is_kept,
+    on_host_network,
+)
 from orbitcontrol.planning.rollout_acks import draining, missing, names
-from orbitcontrol.planning.rollout_aims import is_kept, matches, outdated
+from orbitcontrol.planning.rollout_aims import matches, outdated
 from orbitcontrol.planning.rollout_steps import (
     Action,
     Directive,
