@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 
+from msgspec import structs
+
 from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer
 from orbitcontrol.planning.rollouts import Local, Shared
@@ -34,6 +36,17 @@ def is_done(local: Local) -> bool:
     """True when this machine has arrived at what is wanted of it now."""
     progress = local.progress
     return progress is not None and progress.step == "done" and progress.target == digest_of(local.target)
+
+
+def is_settled(local: Local) -> bool:
+    """True when what was last completed is what is wanted now.
+
+    Which rollout asked for it is no part of that: what is remembered does not speak of it.
+    """
+    if local.settled is None:
+        return False
+    target = tuple(structs.replace(one, rollout="", relaunch="") for one in local.target)
+    return target == tuple(structs.replace(one, rollout="", relaunch="") for one in local.settled)
 
 
 def has_failed(local: Local, rollout: Rollout | None) -> bool:

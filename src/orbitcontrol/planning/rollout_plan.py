@@ -16,6 +16,7 @@ from orbitcontrol.planning.rollout_aims import (
     digest_of,
     has_failed,
     is_done,
+    is_settled,
     matches,
     outdated,
 )
@@ -238,7 +239,7 @@ def _after_done(local: Local, shared: Shared, memory: Memory, rollout: Rollout |
             return Complete()
         if canary_over(rollout, shared):
             return Pause(_canary_words(rollout, shared))
-    if local.settled != local.target and (rollout is None or rollout.state == "complete"):
+    if not is_settled(local) and (rollout is None or rollout.state == "complete"):
         return Settle()
     return Rest()
 
