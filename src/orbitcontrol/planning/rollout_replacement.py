@@ -231,7 +231,7 @@ def _drained(given: Replacement, run: RunId) -> Move | None:
     local, memory = given.local, given.memory
     endpoint = local.endpoints.get(run)
     if endpoint is None:
-        return None
+        return _published_first(given, run)
     drain: dict[RunId, Directive] = {run: "drain"}
     since = memory.marked.get(endpoint.id)
     if endpoint.state != "draining" or not endpoint.ack or since is None:
@@ -249,6 +249,23 @@ def _drained(given: Replacement, run: RunId) -> Move | None:
     if found.state == "unconfirmed":
         return Move(GiveUp(found.reason), drain)
     return Move(Wait(step="draining", reason=found.reason, until=found.until), drain)
+
+
+def _published_first(given: Replacement, run: RunId) -> Move | None:
+    """What to do about a run without an endpoint; None when nobody can be sent to it.
+
+    After a lost lease load balancers go on with what they knew, so that a run that serves may be in use without
+    an endpoint. It is published before it drains. One whose checks fail is not: that would have no end.
+    """
+    local = given.local
+    health = local.health.get(run)
+    if not local.has_endpoint or run in local.fresh:
+        return None
+    if is_up(health):
+        return Move(Wait(step="draining", reason="its endpoint has to be published before it drains"))
+    if health is None or not health.judged:
+        return Move(Wait(step="draining", reason="its checks have not said yet whether it serves"))
+    return None
 
 
 def _remove_all(rest: list[OwnContainer]) -> Move | None:
