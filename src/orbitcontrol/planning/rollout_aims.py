@@ -12,7 +12,7 @@ from msgspec import structs
 
 from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer
-from orbitcontrol.planning.rollouts import Local, Shared
+from orbitcontrol.planning.rollouts import Local, Shared, telling
 
 
 def digest_of(target: Collection[WantedContainer]) -> str:
@@ -73,13 +73,17 @@ def aim_of(local: Local, shared: Shared, *, in_slot: bool) -> tuple[WantedContai
 
 
 def matches(own: OwnContainer, wanted: WantedContainer | None, local: Local) -> bool:
-    """True when the container is what is wanted."""
+    """True when the container is what is wanted.
+
+    One that keeps failing is not, but on the way to something new: there ``HealthyDeadline`` judges it.
+    """
+    is_condemned = own.run_id in local.condemned and telling(local) is None
     return (
         wanted is not None
         and own.key == wanted.key
         and own.config_hash == wanted.config_hash
         and wanted.relaunch in ("", own.rollout)
-        and own.run_id not in local.condemned
+        and not is_condemned
     )
 
 
