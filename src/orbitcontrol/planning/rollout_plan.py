@@ -45,6 +45,7 @@ from orbitcontrol.planning.rollout_turns import (
     canary_full,
     canary_over,
     free_slot,
+    is_abandoned,
     may_go_out,
     owing,
 )
@@ -52,6 +53,8 @@ from orbitcontrol.planning.rollouts import PROGRESS_DEADLINE, Held, Local, Memor
 
 _MOVES = ("running", "complete")
 """States of a rollout in which machines take slots for it; complete: late ones."""
+
+_UNREAD = "a newer rollout is about to be read"
 
 
 def plan(local: Local, shared: Shared, memory: Memory, *, now: float) -> Plan:
@@ -101,7 +104,7 @@ def _before_steps(
     if now < memory.retry_at:
         return _given_back(local)
     if rollout is None and _is_unread(local, shared):
-        return Wait(step=held.slot.step, reason="a newer rollout is about to be read")
+        return Wait(step=held.slot.step, reason=_UNREAD)
     if _is_to_join(local, rollout):
         return Report(structs.replace(_progress(local, rollout), step=held.slot.step))
     return None
@@ -111,7 +114,8 @@ def _looked(local: Local, shared: Shared, held: Held, given: Replacement) -> Act
     """The look between taking a slot and the first step in it."""
     rollout = given.rollout
     blocked = may_go_out(local, shared, held)
-    if not blocked and rollout is not None and rollout.state not in _MOVES and not given.lenient:
+    follows = local.bound and not local.emptied and not given.lenient
+    if not blocked and rollout is not None and rollout.state not in _MOVES and follows:
         blocked = f"the rollout is {rollout.state}"
     if not blocked:
         return Advance("starting", held.slot.reason)
@@ -152,8 +156,10 @@ def _unwanted(local: Local, shared: Shared, memory: Memory, now: float) -> Actio
     if alive(local) or serving:
         reason = "the machine is to be drained" if local.emptied else "nothing wants it here any more"
         return _turn(local, shared, memory, now, reason=reason)
-    if local.emptied and (local.progress is None or not is_done(local)):
+    if local.bound and (local.progress is None or not is_done(local)):
         return Report(Progress(step="done", reason="the machine is drained"))
+    if local.bound and shared.rollout is not None and is_abandoned(shared.rollout, shared):
+        return Complete()
     return Rest()
 
 
@@ -167,6 +173,8 @@ def _wanted(local: Local, shared: Shared, memory: Memory, rollout: Rollout | Non
         action = _after_done(local, shared, memory, rollout, now)
     if action is None and not outdated(local, local.target):
         action = _first_start(local, rollout, memory, now)
+    if action is None and _is_unread(local, shared):
+        action = Wait(step="waiting", reason=_UNREAD)
     if action is None and (rollout is None or rollout.state not in _MOVES):
         state = f"the rollout is {rollout.state}" if rollout is not None else "no rollout is under way"
         action = _told(local, rollout, Wait(step="waiting", reason=state))
@@ -187,7 +195,7 @@ def _joined(local: Local, shared: Shared, rollout: Rollout | None) -> Action | N
     if not olds or all(own.run_id in local.condemned for own in olds):
         return Report(_progress(local, rollout))
     if _is_unread(local, shared):
-        return Wait(step="waiting", reason="a newer rollout is about to be read")
+        return Wait(step="waiting", reason=_UNREAD)
     return Begin("configuration", _why(local))
 
 
@@ -239,6 +247,8 @@ def _after_done(local: Local, shared: Shared, memory: Memory, rollout: Rollout |
             return Complete()
         if canary_over(rollout, shared):
             return Pause(_canary_words(rollout, shared))
+    if shared.rollout is not None and is_abandoned(shared.rollout, shared):
+        return Complete()
     if not is_settled(local) and (rollout is None or rollout.state == "complete"):
         return Settle()
     return Rest()
