@@ -47,8 +47,8 @@ def of_rollout(
     target: tuple[WantedContainer, ...], rollout: Rollout | None, *, relaunch: bool = False
 ) -> tuple[WantedContainer, ...]:
     """The containers as they are wanted while the rollout is the newest."""
-    id = "" if rollout is None else rollout.id
-    return tuple(structs.replace(one, rollout=id, relaunch=id if relaunch else "") for one in target)
+    name = "" if rollout is None else rollout.id
+    return tuple(structs.replace(one, rollout=name, relaunch=name if relaunch else "") for one in target)
 
 
 def own(

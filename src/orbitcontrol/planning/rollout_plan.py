@@ -241,17 +241,21 @@ def _after_done(local: Local, shared: Shared, memory: Memory, rollout: Rollout |
     kept = _leftover(local)
     if kept is not None:
         return Remove(kept, "its successor serves")
-    if rollout is not None and rollout.state == "running":
-        owed = owing(rollout, shared)
-        if not owed:
-            return Complete()
-        if canary_over(rollout, shared):
-            return Pause(_canary_words(rollout, shared))
+    over = _over(shared, rollout)
+    if over is None and not is_settled(local) and (rollout is None or rollout.state == "complete"):
+        return Settle()
+    return over or Rest()
+
+
+def _over(shared: Shared, rollout: Rollout | None) -> Action | None:
+    """How the rollout ends, or pauses, as far as whoever is done can tell."""
     if shared.rollout is not None and is_abandoned(shared.rollout, shared):
         return Complete()
-    if not is_settled(local) and (rollout is None or rollout.state == "complete"):
-        return Settle()
-    return Rest()
+    if rollout is None or rollout.state != "running":
+        return None
+    if not owing(rollout, shared):
+        return Complete()
+    return Pause(_canary_words(rollout, shared)) if canary_over(rollout, shared) else None
 
 
 def _first_start(local: Local, rollout: Rollout | None, memory: Memory, now: float) -> Action:
