@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 
+from msgspec import structs
+
 from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer
-from orbitcontrol.planning.rollouts import Local, Shared
+from orbitcontrol.planning.rollouts import Local, Shared, telling
 
 
 def digest_of(target: Collection[WantedContainer]) -> str:
@@ -34,6 +36,17 @@ def is_done(local: Local) -> bool:
     """True when this machine has arrived at what is wanted of it now."""
     progress = local.progress
     return progress is not None and progress.step == "done" and progress.target == digest_of(local.target)
+
+
+def is_settled(local: Local) -> bool:
+    """True when what was last completed is what is wanted now.
+
+    Which rollout asked for it is no part of that: what is remembered does not speak of it.
+    """
+    if local.settled is None:
+        return False
+    target = tuple(structs.replace(one, rollout="", relaunch="") for one in local.target)
+    return target == tuple(structs.replace(one, rollout="", relaunch="") for one in local.settled)
 
 
 def has_failed(local: Local, rollout: Rollout | None) -> bool:
@@ -60,13 +73,17 @@ def aim_of(local: Local, shared: Shared, *, in_slot: bool) -> tuple[WantedContai
 
 
 def matches(own: OwnContainer, wanted: WantedContainer | None, local: Local) -> bool:
-    """True when the container is what is wanted."""
+    """True when the container is what is wanted.
+
+    One that keeps failing is not, but on the way to something new: there ``HealthyDeadline`` judges it.
+    """
+    is_condemned = own.run_id in local.condemned and telling(local) is None
     return (
         wanted is not None
         and own.key == wanted.key
         and own.config_hash == wanted.config_hash
         and wanted.relaunch in ("", own.rollout)
-        and own.run_id not in local.condemned
+        and not is_condemned
     )
 
 

@@ -16,6 +16,7 @@ from orbitcontrol.planning.rollout_aims import (
     digest_of,
     has_failed,
     is_done,
+    is_settled,
     matches,
     outdated,
 )
@@ -44,6 +45,7 @@ from orbitcontrol.planning.rollout_turns import (
     canary_full,
     canary_over,
     free_slot,
+    is_abandoned,
     may_go_out,
     owing,
 )
@@ -51,6 +53,8 @@ from orbitcontrol.planning.rollouts import PROGRESS_DEADLINE, Held, Local, Memor
 
 _MOVES = ("running", "complete")
 """States of a rollout in which machines take slots for it; complete: late ones."""
+
+_UNREAD = "a newer rollout is about to be read"
 
 
 def plan(local: Local, shared: Shared, memory: Memory, *, now: float) -> Plan:
@@ -110,7 +114,7 @@ def _before_steps(
     if now < memory.retry_at:
         return _given_back(local)
     if rollout is None and _is_unread(local, shared):
-        return Wait(step=held.slot.step, reason="a newer rollout is about to be read")
+        return Wait(step=held.slot.step, reason=_UNREAD)
     if _is_to_join(local, rollout):
         return Report(structs.replace(_progress(local, rollout), step=held.slot.step))
     return None
@@ -120,7 +124,8 @@ def _looked(local: Local, shared: Shared, held: Held, given: Replacement, *, fir
     """The look between taking a slot and the first step in it."""
     rollout = given.rollout
     blocked = may_go_out(local, shared, held)
-    if not blocked and rollout is not None and rollout.state not in _MOVES and not given.lenient:
+    follows = local.bound and not local.emptied and not given.lenient
+    if not blocked and rollout is not None and rollout.state not in _MOVES and follows:
         blocked = f"the rollout is {rollout.state}"
     if not blocked:
         return Advance(first.step, first.reason) if isinstance(first, Wait) else Advance("starting")
@@ -161,8 +166,10 @@ def _unwanted(local: Local, shared: Shared, memory: Memory, now: float) -> Actio
     if alive(local) or serving:
         reason = "the machine is to be drained" if local.emptied else "nothing wants it here any more"
         return _turn(local, shared, memory, now, reason=reason)
-    if local.emptied and (local.progress is None or not is_done(local)):
+    if local.bound and (local.progress is None or not is_done(local)):
         return Report(Progress(step="done", reason="the machine is drained"))
+    if local.bound and shared.rollout is not None and is_abandoned(shared.rollout, shared):
+        return Complete()
     return Rest()
 
 
@@ -176,6 +183,8 @@ def _wanted(local: Local, shared: Shared, memory: Memory, rollout: Rollout | Non
         action = _after_done(local, shared, memory, rollout, now)
     if action is None and not outdated(local, local.target):
         action = _first_start(local, rollout, memory, now)
+    if action is None and _is_unread(local, shared):
+        action = Wait(step="waiting", reason=_UNREAD)
     if action is None and (rollout is None or rollout.state not in _MOVES):
         state = f"the rollout is {rollout.state}" if rollout is not None else "no rollout is under way"
         action = _told(local, rollout, Wait(step="waiting", reason=state))
@@ -196,7 +205,7 @@ def _joined(local: Local, shared: Shared, rollout: Rollout | None) -> Action | N
     if not olds or all(own.run_id in local.condemned for own in olds):
         return Report(_progress(local, rollout))
     if _is_unread(local, shared):
-        return Wait(step="waiting", reason="a newer rollout is about to be read")
+        return Wait(step="waiting", reason=_UNREAD)
     return Begin("configuration", _why(local))
 
 
@@ -242,23 +251,21 @@ def _after_done(local: Local, shared: Shared, memory: Memory, rollout: Rollout |
     kept = _leftover(local)
     if kept is not None:
         return Remove(kept, "its successor serves")
-    if rollout is not None and rollout.state == "running":
-        owed = owing(rollout, shared)
-        if not owed:
-            return Complete()
-        if canary_over(rollout, shared):
-            return Pause(_canary_words(rollout, shared))
-    if not _is_settled(local) and (rollout is None or rollout.state == "complete"):
+    over = _over(shared, rollout)
+    if over is None and not is_settled(local) and (rollout is None or rollout.state == "complete"):
         return Settle()
-    return Rest()
+    return over or Rest()
 
 
-def _is_settled(local: Local) -> bool:
-    """True when what is wanted is what was last completed, as far as a start of it is concerned."""
-    settled = local.settled
-    return settled is not None and [one.effective for one in settled] == [
-        one.effective for one in local.target
-    ]
+def _over(shared: Shared, rollout: Rollout | None) -> Action | None:
+    """How the rollout ends, or pauses, as far as whoever is done can tell."""
+    if shared.rollout is not None and is_abandoned(shared.rollout, shared):
+        return Complete()
+    if rollout is None or rollout.state != "running":
+        return None
+    if not owing(rollout, shared):
+        return Complete()
+    return Pause(_canary_words(rollout, shared)) if canary_over(rollout, shared) else None
 
 
 def _first_start(local: Local, rollout: Rollout | None, memory: Memory, now: float) -> Action:

@@ -16,6 +16,7 @@ from orbitcontrol.planning.container_specs import (
     OwnContainer,
     WantedContainer,
     is_kept,
+    kept_name,
     on_host_network,
 )
 from orbitcontrol.planning.rollout_acks import draining, missing, names
@@ -114,6 +115,9 @@ def _start(
     if reason and not given.lenient:
         return Move(Fail(f"{wanted.name}: {reason}"))
     kept = next((own for own in rest if is_kept(own) and matches(own, wanted, local)), None)
+    named = next((own for own in olds if own.container.name == wanted.name), None)
+    if kept is not None and named is not None:
+        return Move(Rename(named, kept_name(named, wanted.name)))
     if kept is not None:
         return Move(Revive(kept, wanted, ended=spent, reason=given.reason))
     if wanted.image in local.images:
@@ -185,6 +189,8 @@ def _unproven(given: Replacement, wanted: WantedContainer, good: OwnContainer) -
     if healthy and given.now - since >= needed:
         return None
     age = local.ages.get(run, 0.0)
+    if health is None or not health.judged:  # a daemon that has just started knows nothing of old containers
+        age = min(age, given.now - since)
     left = policy.healthy_deadline + (needed if healthy else 0.0) - age
     told = health.reason if health is not None and health.reason else "its checks have not passed yet"
     if left <= 0 and not given.lenient:
@@ -231,7 +237,7 @@ def _drained(given: Replacement, run: RunId) -> Move | None:
     local, memory = given.local, given.memory
     endpoint = local.endpoints.get(run)
     if endpoint is None:
-        return None
+        return _published_first(given, run)
     drain: dict[RunId, Directive] = {run: "drain"}
     since = memory.marked.get(endpoint.id)
     if endpoint.state != "draining" or not endpoint.ack or since is None:
@@ -249,6 +255,23 @@ def _drained(given: Replacement, run: RunId) -> Move | None:
     if found.state == "unconfirmed":
         return Move(GiveUp(found.reason), drain)
     return Move(Wait(step="draining", reason=found.reason, until=found.until), drain)
+
+
+def _published_first(given: Replacement, run: RunId) -> Move | None:
+    """What to do about a run without an endpoint; None when nobody can be sent to it.
+
+    After a lost lease load balancers go on with what they knew, so that a run that serves may be in use
+    without an endpoint. It is published before it drains. One whose checks fail is not.
+    """
+    local = given.local
+    health = local.health.get(run)
+    if not local.has_endpoint or run in local.fresh:
+        return None
+    if is_up(health):
+        return Move(Wait(step="draining", reason="its endpoint has to be published before it drains"))
+    if health is None or not health.judged:
+        return Move(Wait(step="draining", reason="its checks have not said yet whether it serves"))
+    return None
 
 
 def _remove_all(rest: list[OwnContainer]) -> Move | None:

@@ -88,3 +88,10 @@ def owing(rollout: Rollout, shared: Shared) -> list[str]:
         and address not in roster.emptied
         and not (progress.rollout == rollout.id and progress.step == "done")
     )
+
+
+def is_abandoned(rollout: Rollout, shared: Shared) -> bool:
+    """True for a rollout of which no machine is left to end it: all are unbound, drained, or gone."""
+    roster = shared.roster
+    left = roster.progress.keys() - set(roster.gone) - set(roster.emptied)
+    return rollout.state == "running" and not any(map(rollout.concerns, left))

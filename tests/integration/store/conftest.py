@@ -1,7 +1,8 @@
 """Both stores behind the same fixtures: two clients of the same data, as two processes would be.
 
-``store``, of ``support.stores``, and ``other`` are for tests that leave the store itself alone. Those
-that do something to it ask for ``faults`` and open their clients with ``faulty`` and ``faulty_too``.
+``store`` and ``other`` are for tests that leave the store itself alone; the store in memory, on which the
+simulation runs, has to pass them as well. Tests that do something to a store ask for ``faults`` and open
+their clients with ``faulty`` and ``faulty_too``.
 """
 
 from __future__ import annotations
@@ -11,15 +12,39 @@ from pathlib import Path
 
 import pytest
 
+from orbitcontrol.model.stored import Delete
 from orbitcontrol.ports import Store
 from orbitcontrol.store.open import open_store
-from support.stores import EtcdFaults, Faults, SqliteFaults
+from simulation.memory_store import open_memory
+from support.etcd import EtcdServer
+from support.stores import EVERYTHING, EtcdFaults, Faults, SqliteFaults
+
+
+@pytest.fixture(params=["sqlite", "etcd", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "etcd":
+        server: EtcdServer = request.getfixturevalue("etcd_server")
+        return f"etcd://{server.endpoint}"
+    return f"{request.param}://{tmp_path}/store.db"
+
+
+def _opened(url: str) -> Store:
+    return open_memory(url) if url.startswith("memory:") else open_store(url)
+
+
+@pytest.fixture
+async def store(url: str) -> AsyncIterator[Store]:
+    """An empty store."""
+    store = _opened(url)
+    await store.commit([], [Delete(EVERYTHING)])
+    yield store
+    await store.close()
 
 
 @pytest.fixture
 async def other(url: str, store: Store) -> AsyncIterator[Store]:
     """Another client of ``store``'s data."""
-    other = open_store(url)
+    other = _opened(url)
     yield other
     await other.close()
 
