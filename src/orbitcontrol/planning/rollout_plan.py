@@ -128,7 +128,11 @@ def _looked(local: Local, shared: Shared, held: Held, given: Replacement, *, fir
     if not blocked and rollout is not None and rollout.state not in _MOVES and follows:
         blocked = f"the rollout is {rollout.state}"
     if not blocked:
-        return Advance(first.step, first.reason) if isinstance(first, Wait) else Advance("starting")
+        return (
+            Advance(first.step, first.reason)
+            if isinstance(first, Wait)
+            else Advance("starting", held.slot.reason)
+        )
     if not local.bound:
         return Release(None)
     return Release(structs.replace(_progress(local, rollout), reason=blocked))
