@@ -144,6 +144,16 @@ def test_less_than_three_silent_rounds_are_a_few_lost_packets() -> None:
     assert state(asked_all(evidence, SILENT, begun=31, now=32), 32) == "gone"
 
 
+def test_what_was_silent_before_an_answer_counts_no_more() -> None:
+    evidence = waited(0, 30)
+    for answer in ("accepted", "silent", "silent"):
+        evidence = asked_all(read(evidence, 35), {**SILENT, CLOSED: answer}, begun=35, now=35)
+    for at in range(40, 70, 5):
+        evidence = read(evidence, at)
+    assert state(evidence, 65) == "unknown"
+    assert state(asked_all(evidence, SILENT, begun=65, now=65), 65) == "gone"
+
+
 def test_silence_of_long_ago_proves_nothing_of_now() -> None:
     evidence = waited(0, 30)
     for at in range(35, 65, 5):
