@@ -59,6 +59,7 @@ async def test_without_descriptors_nothing_is_silent(monkeypatch: pytest.MonkeyP
 
 async def test_an_answer_that_came_while_this_process_was_paused_is_not_silence() -> None:
     async def pause() -> None:
+        await asyncio.sleep(0)  # the connects are under way, and nobody has looked at them yet
         time.sleep(0.2)  # noqa: ASYNC251 -- the whole process
 
     async with serving(silent) as port:
