@@ -148,6 +148,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
             store=store,
             keys=keys,
             hands=containers,
+            connector=TcpConnector(),
             files=state,
             ttl=settings.lease_ttl,
             new_id=_new_id,

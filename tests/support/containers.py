@@ -26,6 +26,7 @@ from orbitcontrol.model.service import Container, Service, Update
 from orbitcontrol.model.state import Endpoint
 from orbitcontrol.planning.ports import PortRange
 from orbitcontrol.planning.rollout_steps import Directive
+from orbitcontrol.probes.connect import TcpConnector
 from orbitcontrol.statedir import StateDirectory
 from orbitcontrol.store.sqlite import SqliteStore
 
@@ -98,6 +99,7 @@ class Machine:
             store=self._store,
             keys=Keys(),
             hands=self._loop,
+            connector=TcpConnector(),
             files=files,
             ttl=10.0,
             new_id=lambda: secrets.token_hex(4),

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
+from msgspec import structs
+
+from orbitcontrol.agent.batches import batches
 from orbitcontrol.agent.board import Board, Wake
+from orbitcontrol.agent.gone import GoneProofs
 from orbitcontrol.agent.mirror import Mirror
+from orbitcontrol.agent.rollout_sight import boot_time
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.times import in_utc
 from orbitcontrol.model.stored import KeyValue, Range
-from orbitcontrol.planning.rollout_reading import Expected, healthy_workers, ranges, shared_of
+from orbitcontrol.planning.rollout_reading import Expected, checks_of, healthy_workers, ranges, shared_of
 from orbitcontrol.planning.rollout_writes import REWRITES, Stamp, Writing, transaction
 from orbitcontrol.planning.rollouts import Local, Shared
 from orbitcontrol.ports import Store
@@ -24,14 +29,26 @@ class RolloutStore:
     """``wake`` is rung when something that is watched changes."""
 
     def __init__(
-        self, service: str, *, store: Store, keys: Keys, board: Board, wake: Wake, new_id: Callable[[], str]
+        self,
+        service: str,
+        *,
+        store: Store,
+        keys: Keys,
+        board: Board,
+        gone: GoneProofs,
+        wake: Wake,
+        new_id: Callable[[], str],
     ) -> None:
         self._service = service
         self._store = store
         self._keys = keys
         self._board = board
         self._wake = wake
+        self._gone = gone
         self._new_id = new_id
+        self._checks: dict[str, str] = {}
+        """Where the daemons of machines listen that had to be known, by their records."""
+        gone.judgements.subscribe(wake)
         self._watches: dict[Range, asyncio.Task[None]] = {}
 
     @property
@@ -49,22 +66,44 @@ class RolloutStore:
 
     async def read(self, local: Local, *, instances: int) -> Shared:
         """Everything that machines share of the service, at one revision. Raises StoreError."""
+        begun = boot_time()
         reading = await self._store.read(*ranges(self._keys, self._service))
         expected = Expected(instances=instances)
         shared = shared_of(self._keys, reading, expected=expected)
         if not local.has_endpoint and shared.roster.progress:
-            expected = Expected(
-                instances=instances, healthy=await self._healthy(sorted(shared.roster.progress))
-            )
+            records = await self._records(shared.roster.progress)
+            expected = Expected(instances=instances, healthy=healthy_workers(records, self._service))
             shared = shared_of(self._keys, reading, expected=expected)
-        return shared
+        gone = await self._proven_gone(shared, begun)
+        return structs.replace(shared, roster=structs.replace(shared.roster, gone=gone)) if gone else shared
 
-    async def _healthy(self, machines: list[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for begin in range(0, len(machines), _AT_ONCE):
-            few = machines[begin : begin + _AT_ONCE]
+    async def _proven_gone(self, shared: Shared, begun: float) -> frozenset[str]:
+        """Who needs not be waited for; who cannot be told to be gone is named among the problems."""
+        holders = {held.slot.machine for held in shared.slots.values()}
+        waited = shared.waited_for()
+        unknown = (holders | waited) - self._checks.keys() - shared.balancers.keys()
+        self._checks |= checks_of(await self._records(unknown))
+        checks = {name: one.check for name, one in shared.balancers.items()}
+        checks |= {name: self._checks[name] for name in holders & self._checks.keys()}
+        self._gone.meet(self._service, checks)
+        judged = self._gone.look(
+            waited,
+            begun=begun,
+            alive=shared.alive,
+            balancers=shared.balancers,
+            checks={**self._checks, **checks},
+        )
+        self._board.problems.report(
+            f"gone {self._service}",
+            {f"machine {name}": one.reason for name, one in judged.items() if one.state == "unknown"},
+        )
+        return frozenset(name for name, one in judged.items() if one.state == "gone")
+
+    async def _records(self, machines: Collection[str]) -> list[KeyValue]:
+        found: list[KeyValue] = []
+        for few in batches(sorted(machines), _AT_ONCE):
             reading = await self._store.read(*(Range.single(self._keys.machine(address)) for address in few))
-            found |= healthy_workers((item for items in reading.ranges for item in items), self._service)
+            found += (item for items in reading.ranges for item in items)
         return found
 
     async def write(self, action: Writing, local: Local, shared: Shared) -> None:

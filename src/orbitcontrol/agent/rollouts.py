@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orbitcontrol.agent.board import Board, Cell, Directives, Guard, Wake
+from orbitcontrol.agent.gone import Asker, GoneProofs
 from orbitcontrol.agent.loop import forever
 from orbitcontrol.agent.rollout_deployer import Deployer, Hands
 from orbitcontrol.agent.rollout_memory import RolloutMemory
@@ -45,6 +46,7 @@ class RolloutsLoop:
         store: Store,
         keys: Keys,
         hands: Hands,
+        connector: Asker,
         files: StateFiles,
         ttl: float,
         new_id: Callable[[], str],
@@ -57,6 +59,7 @@ class RolloutsLoop:
         self._new_id = new_id
         self._memory = RolloutMemory(files)
         self._facts = Facts(board)
+        self._gone = GoneProofs(connector=connector, files=files, problems=board.problems, ttl=ttl)
         self._wake = Wake()
         self._deployers: dict[str, Deployer] = {}
         self._patient_until = 0.0
@@ -81,6 +84,7 @@ class RolloutsLoop:
         self._patient_until = time.monotonic() + _PATIENCE
         asyncio.get_running_loop().call_later(_PATIENCE, self._wake.ring, "patience is over")
         async with asyncio.TaskGroup() as self._group:
+            self._group.create_task(self._gone.run(), name="gone")
             await forever(_OWNER, self._step, wake=self._wake, problems=board.problems)
 
     async def _step(self, reasons: frozenset[str]) -> None:
@@ -97,7 +101,13 @@ class RolloutsLoop:
     def _deployer(self, service: str) -> Deployer:
         wake = Wake()
         store = RolloutStore(
-            service, store=self._store, keys=self._keys, board=self._board, wake=wake, new_id=self._new_id
+            service,
+            store=self._store,
+            keys=self._keys,
+            board=self._board,
+            gone=self._gone,
+            wake=wake,
+            new_id=self._new_id,
         )
         deployer = Deployer(
             service,

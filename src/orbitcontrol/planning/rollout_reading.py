@@ -68,6 +68,7 @@ def shared_of(keys: Keys, reading: Reading, *, expected: Expected, gone: Collect
         slots=slots,
         balancers=balancers,
         acks=acks,
+        alive=_names(alive),
         roster=Roster(
             progress=progress,
             lacking=frozenset(
@@ -90,6 +91,12 @@ def healthy_workers(records: Iterable[KeyValue], service: str) -> dict[str, int]
                 one.service == service and one.state == "running" for one in record.instances
             )
     return found
+
+
+def checks_of(records: Iterable[KeyValue]) -> dict[str, str]:
+    """Where each machine's daemon listens, by address."""
+    found = {_last(item.key): _read(item, MachineRecord) for item in records}
+    return {address: record.check for address, record in found.items() if record is not None}
 
 
 def _names(items: Iterable[KeyValue]) -> frozenset[str]:

@@ -166,7 +166,8 @@ class Shared(Struct, frozen=True, kw_only=True):
     """One reading of what all machines share of a service, at ``revision`` of the store.
 
     ``rollout_revision`` is the one at which the rollout's key was last written, 0 where there is none.
-    ``balancers`` are those that may route to it; ``acks`` are by endpoint id and load balancer.
+    ``balancers`` are those that may route to it; ``acks`` are by endpoint id and load balancer. ``alive`` are
+    all machines that have a lease.
     """
 
     revision: int
@@ -176,6 +177,12 @@ class Shared(Struct, frozen=True, kw_only=True):
     roster: Roster = Roster()
     balancers: Mapping[str, LoadBalancer] = {}
     acks: Mapping[tuple[str, str], Ack] = {}
+    alive: Collection[str] = frozenset()
+
+    def waited_for(self) -> set[str]:
+        """The machines without a lease that somebody may be waiting for."""
+        holders = {held.slot.machine for held in self.slots.values()}
+        return {*self.balancers, *holders, *self.roster.progress} - set(self.alive)
 
     def held_by(self, address: str) -> tuple[int, Held] | None:
         """The slot that the machine holds: its number and what stands there."""

@@ -83,7 +83,7 @@ def test_a_machine_that_nothing_wants_the_service_on_goes_on_although_the_rollou
         bound=False, target=(), own=(old,), health=up(old), endpoints={old.run_id: endpoint("e1")}
     )
     taken = shared(failed, slots={0: slot(step="waiting")})
-    assert plan(unbound, taken, Memory(), now=0).action == Advance("starting", "revision R1 becomes R2")
+    assert plan(unbound, taken, Memory(), now=0).action == Advance("draining", "its endpoint is being marked")
 
 
 def test_a_new_container_is_judged_by_its_deadline_not_by_the_rule_for_those_that_keep_failing() -> None:
