@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
@@ -28,12 +27,11 @@ class SlowServer(WebServer):
         self.go = asyncio.Event()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            line = await reader.readuntil(b"\r\n")
-            if b"/slow" in line:
-                self.asked.set()
-                await self.go.wait()
-            await super()._answer(reader, writer)
+        line = await reader.readuntil(b"\r\n")
+        if b"/slow" in line:
+            self.asked.set()
+            await self.go.wait()
+        await super()._answer(reader, writer)
 
 
 @pytest.fixture
