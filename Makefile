@@ -9,6 +9,10 @@ SHELL := /bin/sh
 
 BIN := .venv/bin
 
+# Tests at the same time, one by one to whoever is free (tests/support/workers.py); ARGS=-n0: in turn.
+# They start hundreds of processes, which would each compile Orbit anew with PYTHONDONTWRITEBYTECODE.
+WORKERS := -n auto --maxschedchunk 1
+
 help: ## what can be done here
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 		printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -26,7 +30,7 @@ lab: ## several hosts on this machine, until Ctrl-C (HOSTS=3; ONCE=1: requests t
 test: ## all tests; those that need Docker, HAProxy and etcd run the real ones (ARGS=…: for pytest)
 	@scripts/packages python demo test
 	@scripts/setup
-	@exec $(BIN)/pytest $(ARGS)
+	@unset PYTHONDONTWRITEBYTECODE; exec $(BIN)/pytest $(WORKERS) $(ARGS)
 
 check: lint test ## what CI runs: lint, types, layer contracts, all tests
 

@@ -1,5 +1,11 @@
 """Fixtures for all tests; each kind of real program has its module in ``support``."""
 
+from hypothesis import settings
+
+# An example that takes long says that the machine is busy. Tests at the same time make it so.
+settings.register_profile("busy", settings.default, deadline=None)
+settings.load_profile("busy")
+
 pytest_plugins = [
     "support.kinds",
     "support.etcd",
@@ -13,4 +19,5 @@ pytest_plugins = [
     "support.webserver",
     "support.site",
     "support.shop",
+    "support.workers",
 ]

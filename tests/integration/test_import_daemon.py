@@ -153,7 +153,7 @@ def test_a_daemon_started_in_the_middle_does_nothing_until_the_import_is_complet
     machine.start(ready=False)
 
     def told() -> bool:
-        problems = cluster.orbitctl("status", "-o", "json").json["Problems"]
+        problems = cluster.look("status")["Problems"]
         return any("an import is being applied" in each["Reason"] for each in problems)
 
     eventually(told, what="the reason in status")

@@ -60,7 +60,7 @@ class Shop:
         """The way of the endpoint, once it has these steps."""
 
         def look() -> dict[str, Any] | None:
-            way: dict[str, Any] = self.cluster.orbitctl("why", self.endpoint, "-o", "json").json
+            way: dict[str, Any] = self.cluster.look("why", self.endpoint)
             return way if [step["Step"] for step in way["Steps"]] == [*wanted] else None
 
         way = eventually(look, what=f"the way {wanted}")

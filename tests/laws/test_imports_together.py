@@ -214,7 +214,7 @@ def check_outcome(outcome: Any, *, in_force: bool, decided: bool) -> None:
 
 
 @given(TREES, IMPORTERS, LIMITS, st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_imports_are_whole_in_any_order_and_with_any_loss(
     trees: list[Entries], importers: list[int], limits: Limits, data: st.DataObject
 ) -> None:

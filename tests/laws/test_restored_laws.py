@@ -110,7 +110,7 @@ def look(world: World, known: dict[str, dict[str, Endpoint]], doubt: Doubt) -> R
 
 
 @given(before=events, lost=events, between=events, after=events)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_in_doubt_nothing_known_goes_but_what_is_withdrawn_and_only_what_lives_comes(
     before: Sequence[Event], lost: Sequence[Event], between: Sequence[Event], after: Sequence[Event]
 ) -> None:

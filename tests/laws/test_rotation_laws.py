@@ -172,7 +172,7 @@ def may_age(rotation: Rotation) -> frozenset[Place]:
 
 
 @given(st.lists(events, max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_only_the_listed_ends_remove_an_endpoint_and_time_without_proof_never_counts(
     history: Sequence[Event],
 ) -> None:
@@ -208,7 +208,7 @@ def test_only_the_listed_ends_remove_an_endpoint_and_time_without_proof_never_co
 
 
 @given(st.lists(events, max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_looking_again_changes_nothing(history: Sequence[Event]) -> None:
     store, balancer, now = Store(), Balancer(), 0.0
     for event in history:
@@ -223,7 +223,7 @@ def test_looking_again_changes_nothing(history: Sequence[Event]) -> None:
 
 
 @given(st.lists(events, max_size=30), st.sets(st.sampled_from(MACHINES)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_service_loses_no_published_server_and_never_its_last_one(
     history: Sequence[Event], unreached: set[str]
 ) -> None:

@@ -103,7 +103,7 @@ def scrambled(value: Any, randomness: random.Random) -> Any:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees())
 def test_importing_an_export_plans_nothing(files: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def test_importing_an_export_plans_nothing(files: dict[str, Any]) -> None:
         assert plan_import(tree.entries, again.entries).is_empty
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees(), st.randoms(use_true_random=False))
 def test_case_and_order_of_keys_never_matter(files: dict[str, Any], randomness: random.Random) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -125,7 +125,7 @@ def test_case_and_order_of_keys_never_matter(files: dict[str, Any], randomness: 
         assert load(write_tree(Path(folder, "other"), other)).entries == tree.entries
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees(), trees())
 def test_a_plan_applied_leaves_nothing_to_plan(before: dict[str, Any], after: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:

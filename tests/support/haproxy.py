@@ -52,7 +52,7 @@ class WebServer:
 
     async def start(self) -> None:
         port = int(self.address.rpartition(":")[2] or 0)
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
         host, port = self._server.sockets[0].getsockname()
         self.address = f"{host}:{port}"
 
@@ -61,15 +61,20 @@ class WebServer:
             self._server.close()
             await self._server.wait_closed()
 
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await self._answer(reader, writer)
+        finally:  # also of a client that the end of the test finds silent
+            writer.close()
+
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            body = self.name.encode()
-            writer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body)
-            )
-            await writer.drain()
-        writer.close()
+        await reader.readuntil(b"\r\n\r\n")
+        body = self.name.encode()
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body)
+        )
+        await writer.drain()
 
 
 class Sightings:

@@ -27,9 +27,22 @@ def _kind(nodeid: str) -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the kinds in their order; within a kind nothing moves."""
+    """Puts the kinds in their order, and of each the long ones first; otherwise nothing moves."""
     order = list(_KINDS.values())
-    items.sort(key=lambda item: order.index(kind) if (kind := _kind(item.nodeid)) in order else len(order))
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        kind = _kind(item.nodeid)
+        return order.index(kind) if kind in order else len(order), not _is_long(item)
+
+    items.sort(key=place)
+
+
+def _is_long(item: pytest.Item) -> bool:
+    """Whether a test runs whole daemons or an engine, or says itself that it takes its time.
+
+    With tests at the same time none of these should be the last, for which all but one worker wait.
+    """
+    return "cluster" in getattr(item, "fixturenames", ()) or item.get_closest_marker("timeout") is not None
 
 
 def _counted(reporter: pytest.TerminalReporter) -> dict[str, Counter[str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import secrets
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from orbitcontrol.cli import run
 from orbitcontrol.model.stored import Delete, KeyValue, Put, Range
 from orbitcontrol.ports import Store
 from orbitcontrol.store.open import open_store
@@ -36,7 +39,7 @@ def eventually(look: Callable[[], T], *, what: str, timeout: float = PATIENCE) -
             return seen
         if time.monotonic() > deadline:
             pytest.fail(f"not within {timeout:g} s: {what}; last seen: {seen!r}")
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 class Ran:
@@ -71,6 +74,18 @@ class Cluster:
         assert "Traceback" not in ran.err
         return ran
 
+    def look(self, *arguments: str) -> Any:
+        """What a command that only looks prints as JSON: for tests that wait until it says something.
+
+        It runs in this process. A process of its own for every look would keep a processor busy with
+        starting Python while what the test waits for needs it.
+        """
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            code = run([*self.options, *arguments, "-o", "json"])
+        assert code == 0, f"{' '.join(arguments)} ended with {code}"
+        return json.loads(printed.getvalue())
+
     def machine(self, address: str = "127.0.0.1", *, tags: str = "app", **options: str | bool) -> Machine:
         """A machine on the store, not started yet; ``haproxy_managed=True`` is ``--haproxy-managed``."""
         machine = Machine(self, address, tags, options)
@@ -87,9 +102,7 @@ class Cluster:
         return root
 
     def endpoints(self, service: str = "") -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.orbitctl(
-            "endpoints", *([service] if service else []), "-o", "json"
-        ).json
+        found: list[dict[str, Any]] = self.look("endpoints", *([service] if service else []))
         return found
 
     def stored(self, below: str) -> list[KeyValue]:
@@ -128,7 +141,7 @@ class Cluster:
         return asyncio.run(session())
 
     def service(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.orbitctl("service", name, "-o", "json").json
+        found: dict[str, Any] = self.look("service", name)
         return found
 
 
@@ -165,7 +178,7 @@ class Machine:
     def is_ready(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             pytest.fail(f"the daemon ended with {self._process.returncode}:\n{self.text()}")
-        rows = self.cluster.orbitctl("machines", "-o", "json").json
+        rows = self.cluster.look("machines")
         return any(row["Address"] == self.address and row["State"] == "ready" for row in rows)
 
     def stop(self, number: int = signal.SIGTERM) -> int:

@@ -83,7 +83,7 @@ class Shop:
 
     def told(self) -> str:
         """What ``status`` says of the lost machine's endpoint."""
-        problems: list[dict[str, Any]] = self.cluster.orbitctl("status", "-o", "json").json["Problems"]
+        problems: list[dict[str, Any]] = self.cluster.look("status")["Problems"]
         return " ".join(each["Reason"] for each in problems if f"endpoint web {LOST}:" in each["Subject"])
 
     def get(self) -> str:

@@ -25,7 +25,7 @@ from orbitcontrol.probes.grpc_health_pb2 import HealthCheckRequest, HealthCheckR
 _METHOD = "/grpc.health.v1.Health/Check"
 
 _UNUSED = 180.0
-"""Seconds after which a channel that nobody asks with is closed."""
+"""Seconds after which a channel that nobody asks with is closed, from when its last answer was due."""
 
 _OPTIONS: tuple[tuple[str, Any], ...] = (
     # An answer has three bytes; what sends more is not read.
@@ -61,7 +61,7 @@ class HealthChannels:
 
     async def status(self, key: Hashable, host_port: str, service: str, *, within: float) -> str:
         """The status's name, such as ``SERVING``. ``key`` is whose channel to use. Raises AskingFailed."""
-        kept = self._channel(key, host_port)
+        kept = self._channel(key, host_port, within)
         try:
             answer = await kept.check(HealthCheckRequest(service=service), timeout=within)
         except grpc.aio.AioRpcError as error:
@@ -80,7 +80,7 @@ class HealthChannels:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def _channel(self, key: Hashable, host_port: str) -> _Kept:
+    def _channel(self, key: Hashable, host_port: str, within: float) -> _Kept:
         loop = asyncio.get_running_loop()
         kept = self._kept.get(key)
         if kept is None:
@@ -93,7 +93,7 @@ class HealthChannels:
             kept = self._kept[key] = _Kept(channel, check)
         if kept.timer is not None:
             kept.timer.cancel()
-        kept.timer = loop.call_later(_UNUSED, self._drop, key, kept)
+        kept.timer = loop.call_later(within + _UNUSED, self._drop, key, kept)
         return kept
 
     def _drop(self, key: Hashable, kept: _Kept) -> None:

@@ -83,7 +83,7 @@ def test_a_refused_or_a_second_template_leaves_the_last_good_one_serving_with_cu
     site.cluster.orbitctl("import", str(good), "--no-haproxy-check")
 
     def verdict() -> str:
-        return str(site.cluster.orbitctl("machines", "-o", "json").json[0]["Haproxy"])
+        return str(site.cluster.look("machines")[0]["Haproxy"])
 
     eventually(lambda: verdict().startswith("rejected"), what="the rejection reported")
     assert "haproxy.tpl:7" in verdict()
@@ -99,7 +99,7 @@ def test_a_refused_or_a_second_template_leaves_the_last_good_one_serving_with_cu
     site.cluster.orbitctl("import", str(good))
 
     def told() -> str:
-        problems = site.cluster.orbitctl("status", "-o", "json").json["Problems"]
+        problems = site.cluster.look("status")["Problems"]
         return "".join(each["Reason"] for each in problems if each["Subject"] == "127.0.0.1: template")
 
     both = "the tags app and lb of this machine both carry haproxy.tpl"
@@ -121,7 +121,7 @@ def test_one_image_that_cannot_be_had_delays_nobody(site: Site) -> None:
     site.cluster.orbitctl("import", str(tree))
     site.machine.start()
     eventually(lambda: site.get() == "this is R1", what="the good service served")
-    status = site.cluster.orbitctl("status", "-o", "json").json
+    status = site.cluster.look("status")
     assert any("broken" in problem["Subject"] for problem in status["Problems"])
 
 
@@ -138,7 +138,7 @@ def test_a_value_that_nobody_can_read_holds_its_service_and_nothing_else(site: S
     )
 
     def reported() -> bool:
-        problems = site.cluster.orbitctl("status", "-o", "json").json["Problems"]
+        problems = site.cluster.look("status")["Problems"]
         return any(each["Subject"] == "127.0.0.1: service web" for each in problems)
 
     eventually(reported, what="the unreadable value reported")

@@ -48,7 +48,7 @@ def test_a_daemon_with_an_operators_options_takes_it_over(
     )
 
     def verdict() -> str:
-        [row] = cluster.orbitctl("machines", "-o", "json").json
+        [row] = cluster.look("machines")
         return str(row["Haproxy"])
 
     try:
@@ -60,7 +60,7 @@ def test_a_daemon_with_an_operators_options_takes_it_over(
         newest = json.loads(fetched_from(machine.listen, "/status"))["Reloads"][-1]
         assert newest["Outcome"] == "loaded"
         assert "template, certificates or files changed" in newest["Reason"]
-        [row] = cluster.orbitctl("machines", "-o", "json").json
+        [row] = cluster.look("machines")
         assert (row["Reloaded"], row["ReloadReason"]) == (newest["At"], newest["Reason"])
         machine.stop()
         assert "from the service" in fetched(elsewhere.port)

@@ -30,7 +30,7 @@ def serving_r2(site: Site) -> Path:
 
 
 def problems(cluster: Cluster) -> str:
-    found: list[dict[str, Any]] = cluster.orbitctl("status", "-o", "json").json["Problems"]
+    found: list[dict[str, Any]] = cluster.look("status")["Problems"]
     return "\n".join(f"{each['Subject']}: {each['Reason']}" for each in found)
 
 

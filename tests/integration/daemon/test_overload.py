@@ -27,7 +27,7 @@ def import_services(cluster: Cluster, *services: dict[str, Any]) -> None:
 
 
 def problems(cluster: Cluster) -> str:
-    found = cluster.orbitctl("status", "-o", "json").json["Problems"]
+    found = cluster.look("status")["Problems"]
     return "\n".join(f"{each['Subject']}: {each['Reason']}" for each in found)
 
 

@@ -99,7 +99,6 @@ def test_a_thousand_checks_need_no_more_than_a_shell_gives(tmp_path: Path, progr
         programs.failing = 0
         after = eventually(all_published, what="and published again")
         assert {name for name in before if after[name] != before[name]} == {"s7"}
-        status = ("status", "-o", "json")
-        eventually(lambda: not cluster.orbitctl(*status).json["Problems"], what="nothing wrong any more")
+        eventually(lambda: not cluster.look("status")["Problems"], what="nothing wrong any more")
     finally:
         machine.close()

@@ -363,12 +363,24 @@ async def test_no_request_fails_during_reloads(balancer: LoadBalancer, web_serve
         except OSError as error:
             received.append(repr(error))
 
+    async def ask_all_the_time() -> None:
+        async with asyncio.TaskGroup() as group:
+            while not reloaded.is_set():
+                group.create_task(ask())
+                await asyncio.sleep(0.005)
+
+    async def has_received(count: int) -> bool:
+        return len(received) >= count
+
+    reloaded = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        for number in range(600):  # 200 a second
-            if number % 150 == 75:
-                changed = f"hard-stop-after 10s\n    maxconn {1000 + number}"
-                balancer.import_template(balancer.home.template.replace("hard-stop-after 10s", changed))
-            group.create_task(ask())
-            await asyncio.sleep(0.005)
+        group.create_task(ask_all_the_time())
+        for number in range(4):
+            changed = f"hard-stop-after 10s\n    maxconn {1000 + number}"
+            template = balancer.home.template.replace("hard-stop-after 10s", changed)
+            await balancer.judged(balancer.import_template(template), accepted=True)
+        after_the_last = len(received) + 100
+        await eventually(lambda: has_received(after_the_last), "answers of the last worker")
+        reloaded.set()
     assert (await balancer.home.processes()).reloads >= before.reloads + 4
     assert [answer for answer in received if not answer.startswith("200")] == []

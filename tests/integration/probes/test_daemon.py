@@ -69,7 +69,7 @@ def test_a_service_needs_all_of_its_checks_and_a_daemon_that_ends_leaves_none(
     machine.start()
 
     def reasons() -> str:
-        problems = cluster.orbitctl("status", "-o", "json").json["Problems"]
+        problems = cluster.look("status")["Problems"]
         return " ".join(each["Reason"] for each in problems if "service web" in each["Subject"])
 
     ended = f"the command ended with 1: looked at {health_service}"

@@ -20,6 +20,8 @@ from support.servers import answering, forever, free_port, full_backlog, resetti
 pytestmark = pytest.mark.integration
 
 LATE = 20.0
+PATIENT: dict[str, Any] = {"connect_timeout": Duration(5), "response_timeout": Duration(5)}
+"""For all that is not about time."""
 
 Answer = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Awaitable[bytes]]
 
@@ -53,9 +55,12 @@ def saying(answer: bytes) -> Answer:
     return handler
 
 
-async def ask(prober: GrpcProber, run: Run, host_port: str, **fields: Any) -> ProbeResult:
+async def ask(
+    prober: GrpcProber, run: Run, host_port: str, *, patient: bool = True, **fields: Any
+) -> ProbeResult:
     begun = time.monotonic()
-    result = await prober.probe(GrpcCheck(host_port=host_port, **fields), run)
+    check = GrpcCheck(host_port=host_port, **((PATIENT if patient else {}) | fields))
+    result = await prober.probe(check, run)
     assert time.monotonic() - begun < LATE
     return result
 
@@ -117,7 +122,7 @@ async def test_an_answer_that_never_comes_fails_in_time(prober: GrpcProber, run:
         return b""
 
     async with server(never) as port:
-        result = await ask(prober, run, f"127.0.0.1:{port}")
+        result = await ask(prober, run, f"127.0.0.1:{port}", patient=False)
     assert result.detail == f"127.0.0.1:{port}: no answer within 0.6 s"
 
 
@@ -135,7 +140,7 @@ async def test_an_answer_that_floods_is_not_read(prober: GrpcProber, run: Run) -
 )
 async def test_what_is_no_grpc_server_fails_in_time(prober: GrpcProber, run: Run, handler: Any) -> None:
     async with serving(handler) as port:
-        result = await ask(prober, run, f"127.0.0.1:{port}")
+        result = await ask(prober, run, f"127.0.0.1:{port}", patient=False)
     assert not result.passed
     assert result.detail.startswith(f"127.0.0.1:{port}: ")
 
@@ -143,14 +148,15 @@ async def test_what_is_no_grpc_server_fails_in_time(prober: GrpcProber, run: Run
 async def test_nobody_who_listens_and_nobody_who_accepts_are_told_apart(prober: GrpcProber, run: Run) -> None:
     assert "Connection refused" in (await ask(prober, run, f"127.0.0.1:{free_port()}")).detail
     async with full_backlog() as port:
-        assert (await ask(prober, run, f"127.0.0.1:{port}")).detail.endswith("no answer within 0.6 s")
+        ignored = await ask(prober, run, f"127.0.0.1:{port}", patient=False)
+    assert ignored.detail.endswith("no answer within 0.6 s")
 
 
 async def test_a_server_that_is_back_passes_at_once(prober: GrpcProber, run: Run) -> None:
     async with server(saying(b"\x08\x01")) as port:
         assert (await ask(prober, run, f"127.0.0.1:{port}")).passed
     for _ in range(5):
-        assert not (await ask(prober, run, f"127.0.0.1:{port}")).passed
+        assert not (await ask(prober, run, f"127.0.0.1:{port}", patient=False)).passed
     async with server(saying(b"\x08\x01"), port=port):
         assert (await ask(prober, run, f"127.0.0.1:{port}")).passed
 
@@ -183,9 +189,22 @@ async def test_a_channel_that_nobody_asks_with_is_closed(
         far_writer.close()
 
     async with server(saying(b"\x08\x01")) as port, serving(watched) as way:
-        assert (await ask(prober, run, f"127.0.0.1:{way}")).passed
+        assert (await ask(prober, run, f"127.0.0.1:{way}", response_timeout=Duration(2))).passed
         async with asyncio.timeout(20):
             await closed.wait()
+
+
+async def test_a_channel_waits_for_an_answer_longer_than_it_is_kept_without_questions(
+    prober: GrpcProber, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orbitcontrol.probes.grpc_channels._UNUSED", 0.05)
+
+    async def slow(request: bytes, context: Any) -> bytes:
+        await asyncio.sleep(0.3)
+        return b"\x08\x01"
+
+    async with server(slow) as port:
+        assert (await ask(prober, run, f"127.0.0.1:{port}")).passed
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
