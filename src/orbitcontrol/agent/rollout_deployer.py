@@ -227,6 +227,8 @@ class Deployer:
         }
         self._memory = structs.replace(self._memory, marked=marked)
         planned = plan(local, shared, self._memory, now=now)
+        arrived = (self._memory.arrived or now) if planned.arrived else None
+        self._memory = structs.replace(self._memory, arrived=arrived)
         mine = shared.held_by(local.address)
         guard = None if mine is None else Guard(self._store.slot_key(mine[0]), mine[1].revision)
         self._tell(Told(plan=planned, guard=guard))

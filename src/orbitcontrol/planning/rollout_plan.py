@@ -85,7 +85,8 @@ def _with_slot(mine: tuple[int, Held], local: Local, shared: Shared, memory: Mem
         lenient=lenient,
         reason=held.slot.reason,
     )
-    move = replace(given) or Move(_ended(local, rollout))
+    step = replace(given)
+    move = step or Move(_ended(given, held))
     action, directives = move.action, {**_held_back(local), **move.directives}
     if held.slot.step == "waiting" and not isinstance(action, Release):
         action = _looked(local, shared, held, given, first=action)
@@ -95,7 +96,7 @@ def _with_slot(mine: tuple[int, Held], local: Local, shared: Shared, memory: Mem
         directives = _held_back(local)
     elif isinstance(action, Advance):  # a mark compares the slot, which is about to change
         directives = {run: one for run, one in directives.items() if one != "drain" or _drains(local, run)}
-    return Plan(action=action, aim=aim, directives=directives, in_hand=True)
+    return Plan(action=action, aim=aim, directives=directives, in_hand=True, arrived=step is None)
 
 
 def _drains(local: Local, run: RunId) -> bool:
@@ -354,8 +355,9 @@ def _progress(local: Local, rollout: Rollout | None) -> Progress:
     )
 
 
-def _ended(local: Local, rollout: Rollout | None) -> Action:
-    """All is as aimed at: the slot is given back."""
+def _ended(given: Replacement, held: Held) -> Action:
+    """All is as aimed at: the slot is given back, after ``Stagger`` where another machine is to follow."""
+    local, rollout, memory = given.local, given.rollout, given.memory
     if not local.bound:
         return Release(None)
     if local.emptied:
@@ -363,6 +365,10 @@ def _ended(local: Local, rollout: Rollout | None) -> Action:
     progress = _progress(local, rollout)
     if has_failed(local, rollout) or is_done(local):
         return Release(progress)
+    others = set(owing(rollout, given.shared)) - {local.address} if rollout is not None else set()
+    over = (given.now if memory.arrived is None else memory.arrived) + float(given.policy.stagger)
+    if others and given.now < over and held.slot.step != "waiting":
+        return Wait(step="verifying", reason="done; the next machine follows after Stagger", until=over)
     return Release(structs.replace(progress, step="done", reason="", replaced=True))
 
 

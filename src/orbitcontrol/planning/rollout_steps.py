@@ -168,10 +168,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     """The next step, and what holds meanwhile.
 
     ``aim`` is what the machine is to run now: what ended is started again as that. While the plan is
-    ``in_hand`` nobody else starts or removes containers of the service.
+    ``in_hand`` nobody else starts or removes containers of the service. ``arrived`` when all is as aimed at.
     """
 
     action: Action
     aim: tuple[WantedContainer, ...] = ()
     directives: Mapping[RunId, Directive] = {}
     in_hand: bool = False
+    arrived: bool = False

@@ -138,7 +138,8 @@ class Memory(Struct, frozen=True, kw_only=True):
 
     ``marked`` says since when each endpoint is seen to drain, by its id; ``retry_at`` when to try again after
     a drain that nobody confirmed, and ``retries`` how often that happened; ``compared`` when the last
-    transaction that compared the slot began; ``joined`` when this machine began to take part.
+    transaction that compared the slot began; ``joined`` when this machine began to take part; ``arrived`` since
+    when all is as aimed at, with the slot still in hand.
     """
 
     marked: Mapping[str, float] = {}
@@ -146,6 +147,7 @@ class Memory(Struct, frozen=True, kw_only=True):
     retries: int = 0
     compared: float = float("-inf")
     joined: float = 0.0
+    arrived: float | None = None
 
 
 class Roster(Struct, frozen=True, kw_only=True):

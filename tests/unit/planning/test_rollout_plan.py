@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from orbitcontrol.model.durations import Duration
 from orbitcontrol.model.rollouts import Progress
+from orbitcontrol.model.service import Update
 from orbitcontrol.planning.rollout_plan import plan
 from orbitcontrol.planning.rollout_steps import (
     Advance,
     Complete,
     Fail,
+    Release,
     Report,
     Rest,
     Settle,
@@ -138,3 +141,20 @@ def test_a_rollout_that_was_not_read_yet_is_waited_for_without_a_word() -> None:
     newest, old = rollout(), own(wanted("R1")[0], "c1")
     made = structs.replace(joined(local(own=(old,), health=up(old)), newest), known=39)
     assert isinstance(plan(made, shared(newest), Memory(), now=0).action, Wait)
+
+
+def test_stagger_keeps_the_slot_while_another_machine_is_to_follow() -> None:
+    newest = rollout(policy=Update(stagger=Duration(60)))
+    new = own(wanted("R2")[0], "c2")
+    made = joined(
+        local(own=(new,), health=up(new), endpoints={new.run_id: endpoint("e2")}), newest, "verifying"
+    )
+    both = Roster(progress={HERE: Progress(rollout="r1", step="verifying"), "10.0.0.2": Progress()})
+    holding = shared(newest, slots={0: slot(rollout="r1", step="verifying")}, roster=both)
+    waits = plan(made, holding, Memory(compared=0, arrived=10), now=69)
+    assert waits.arrived
+    assert isinstance(waits.action, Advance)  # tells why it waits
+    assert "Stagger" in waits.action.reason
+    assert isinstance(plan(made, holding, Memory(compared=0, arrived=10), now=70).action, Release)
+    alone = structs.replace(holding, roster=Roster(progress={HERE: Progress()}))
+    assert isinstance(plan(made, alone, Memory(compared=0, arrived=10), now=11).action, Release)
