@@ -137,9 +137,9 @@ class Memory(Struct, frozen=True, kw_only=True):
     """What this process remembers between two steps, in seconds of the clock; losing it loses only time.
 
     ``marked`` says since when each endpoint is seen to drain, by its id; ``retry_at`` when to try again after
-    a drain that nobody confirmed, and ``retries`` how often that happened; ``compared`` when the last
-    transaction that compared the slot began; ``joined`` when this machine began to take part; ``arrived`` since
-    when all is as aimed at, with the slot still in hand.
+    a drain that nobody confirmed, and ``retries`` how often that happened. ``compared`` is when the last
+    transaction that compared the slot began, ``joined`` when this machine began to take part, ``arrived``
+    since when all is as aimed at, with the slot still in hand.
     """
 
     marked: Mapping[str, float] = {}
