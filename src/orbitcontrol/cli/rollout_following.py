@@ -17,7 +17,8 @@ from orbitcontrol.cli.times import seconds
 from orbitcontrol.errors import StoreError, UsageError
 from orbitcontrol.model.rollouts import Aim, Rollout
 from orbitcontrol.ops.following import Followed, Telling, follow
-from orbitcontrol.planning.rollout_sight import End, MachineStep, Sight, is_canary, reverts
+from orbitcontrol.planning.rollout_records import reverts
+from orbitcontrol.planning.rollout_sight import End, MachineStep, Sight, is_canary
 from orbitcontrol.ports import Store
 
 FAILED = 1

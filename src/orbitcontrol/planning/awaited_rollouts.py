@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.model.state import MachineRecord
-from orbitcontrol.planning.rollout_sight import reverts
+from orbitcontrol.planning.rollout_records import reverts
 from orbitcontrol.planning.verdicts import Question
 
 _HELD = "held"

@@ -148,6 +148,20 @@ def is_under_way(rollout: Rollout) -> bool:
     return rollout.state in ("running", "paused")
 
 
+def reverts(rollout: Rollout) -> bool:
+    """True when the rollout, should it fail, is followed by one back to what was completed last.
+
+    Of one for several single machines, only the last one's way back is known.
+    """
+    return (
+        rollout.cause == "revision"
+        and rollout.policy.auto_revert
+        and rollout.previous is not None
+        and not rollout.revert_of
+        and (rollout.machines is UNSET or len(rollout.machines) == 1)
+    )
+
+
 def _scope(scope: Scope, present: Rollout | None) -> Scope:
     if scope is UNSET or present is None or not is_under_way(present):
         return scope

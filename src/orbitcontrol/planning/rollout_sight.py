@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from orbitcontrol.codec.activity import Activity
 from orbitcontrol.model.rollouts import Past, Rollout, Step
+from orbitcontrol.planning.rollout_records import reverts
 
 UNREACHABLE = "its daemon has no lease: it is stopped or cut off"
 
@@ -89,16 +90,6 @@ def ending_of(followed: str, record: Rollout | None, history: Mapping[str, Past]
     if record.revert_of == followed:
         return _end_of_revert(record)
     return _end_before(followed, record, history)
-
-
-def reverts(rollout: Rollout) -> bool:
-    """True when the rollout, should it fail, is followed by one back to what was completed last."""
-    return (
-        rollout.cause == "revision"
-        and rollout.policy.auto_revert
-        and rollout.previous is not None
-        and not rollout.revert_of
-    )
 
 
 def is_canary(rollout: Rollout) -> bool:

@@ -16,7 +16,7 @@ from orbitcontrol.model.rollouts import Aim, Outcome, Progress, Rollout, Slot
 from orbitcontrol.model.state import Deployment
 from orbitcontrol.model.stored import Absent, Compare, Delete, KeyValue, Operation, Put, Range, Unchanged
 from orbitcontrol.planning.rollout_aims import active, digest_of
-from orbitcontrol.planning.rollout_records import aim_of, begun, operations_of, past_of, trimmed
+from orbitcontrol.planning.rollout_records import aim_of, begun, operations_of, past_of, reverts, trimmed
 from orbitcontrol.planning.rollout_steps import (
     Action,
     Advance,
@@ -209,12 +209,10 @@ def _way_back(
 ) -> Transaction | None:
     """The revision that was completed last, set again, and a rollout of it; None where nothing goes back."""
     previous = failed.previous
-    if failed.cause != "revision" or failed.revert_of or not failed.policy.auto_revert or previous is None:
-        return None
-    if previous.revision == failed.target.revision:
+    if previous is None or not reverts(failed):
         return None
     set_ = {item.key: item for item in deployments}
-    own = failed.machines[0] if isinstance(failed.machines, tuple) and len(failed.machines) == 1 else None
+    own = None if failed.machines is UNSET else failed.machines[0]
     key = keys.machine_revision(local.service, own) if own else keys.revision(local.service)
     found = {
         item.key: decode(item.value, Deployment, key=item.key)

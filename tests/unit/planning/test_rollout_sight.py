@@ -7,8 +7,8 @@ from orbitcontrol.codec.activity import Activity
 from orbitcontrol.model.rollouts import Ack, Aim, LoadBalancer, Outcome, Past, Progress, Rollout, Slot
 from orbitcontrol.model.service import Update
 from orbitcontrol.model.state import Endpoint
-from orbitcontrol.planning.rollout_records import past_of
-from orbitcontrol.planning.rollout_sight import End, ending_of, is_canary, reverts, sight_of
+from orbitcontrol.planning.rollout_records import past_of, reverts
+from orbitcontrol.planning.rollout_sight import End, ending_of, is_canary, sight_of
 
 MINE = Rollout(id="mine", cause="revision", target=Aim(revision="R2"), previous=Aim(revision="R1"))
 REVERT = structs.replace(MINE, id="back", revert_of="mine")
