@@ -138,3 +138,11 @@ def test_a_rollout_that_was_not_read_yet_is_waited_for_without_a_word() -> None:
     newest, old = rollout(), own(wanted("R1")[0], "c1")
     made = structs.replace(joined(local(own=(old,), health=up(old)), newest), known=39)
     assert isinstance(plan(made, shared(newest), Memory(), now=0).action, Wait)
+
+
+def test_nothing_is_settled_while_the_newest_word_on_the_rollout_was_not_read() -> None:
+    newest = rollout(state="paused")
+    new = own(wanted("R2")[0], "c2")
+    made = joined(local(own=(new,), health=up(new), endpoints={new.run_id: endpoint("e2")}), newest, "done")
+    behind = structs.replace(made, known=39)
+    assert plan(behind, shared(newest), Memory(), now=0).action == Rest()
