@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test check lint format setup lock bench clean
+.PHONY: help demo lab test check lint format setup lock bench simulate clean
 
 BIN := .venv/bin
 
@@ -60,6 +60,10 @@ bench: ## every benchmark, with the machine it ran on (ONLY=name: one of them)
 	@scripts/packages python demo test bench
 	@scripts/setup
 	@scripts/bench $(ONLY)
+
+simulate: ## rollouts amid random faults in virtual time (ROLLOUTS=1000, SEED=…: the same ones again)
+	@scripts/setup
+	@$(BIN)/python scripts/simulate $(or $(ROLLOUTS),1000) $(SEED)
 
 clean: ## removes the virtual environment and all caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

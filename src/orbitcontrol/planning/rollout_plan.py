@@ -257,7 +257,8 @@ def _after_done(local: Local, shared: Shared, memory: Memory, rollout: Rollout |
     if kept is not None:
         return Remove(kept, "its successor serves")
     over = _over(shared, rollout)
-    if over is None and not is_settled(local) and (rollout is None or rollout.state == "complete"):
+    is_over = not _is_unread(local, shared) and (rollout is None or rollout.state == "complete")
+    if over is None and is_over and not is_settled(local):
         return Settle()
     return over or Rest()
 

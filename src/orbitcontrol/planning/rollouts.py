@@ -103,8 +103,8 @@ class Local(Struct, frozen=True, kw_only=True):
     too; ``ages`` how long they run, in seconds. ``processes`` are runs without a container. ``endpoints`` are
     those that this machine has published, by their run. ``images`` says of each image that is not there why
     it was given up, "" while it is pulled; ``failures`` why a container of an instance could not be started,
-    by its hash. ``condemned`` runs are to be started anew. ``fresh`` runs began in this session and were
-    never published: no load balancer can know of them, while any other may be in use.
+    by its hash. ``condemned`` runs are to be started anew. ``fresh`` runs began in this session, on
+    a port of their own, and were never published: nobody can know of them, while any other may be in use.
     """
 
     address: str

@@ -158,3 +158,11 @@ def test_stagger_keeps_the_slot_while_another_machine_is_to_follow() -> None:
     assert isinstance(plan(made, holding, Memory(compared=0, arrived=10), now=70).action, Release)
     alone = structs.replace(holding, roster=Roster(progress={HERE: Progress()}))
     assert isinstance(plan(made, alone, Memory(compared=0, arrived=10), now=11).action, Release)
+
+
+def test_nothing_is_settled_while_the_newest_word_on_the_rollout_was_not_read() -> None:
+    newest = rollout(state="paused")
+    new = own(wanted("R2")[0], "c2")
+    made = joined(local(own=(new,), health=up(new), endpoints={new.run_id: endpoint("e2")}), newest, "done")
+    behind = structs.replace(made, known=39)
+    assert plan(behind, shared(newest), Memory(), now=0).action == Rest()
