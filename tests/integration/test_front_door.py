@@ -71,7 +71,7 @@ def test_the_tour_of_the_readme_can_be_typed_as_it_stands(tmp_path: Path) -> Non
     tour = (ROOT / "README.md").read_text().partition("## Five minutes by hand")[2].partition("\n## ")[0]
     start, look, change, end = re.findall(r"```sh\n(.*?)```", tour, re.DOTALL)
     script = OWN_ENGINE + start + UNTIL_IT_ANSWERS + look + change + end
-    typed = run_on_a_fresh_machine(script.replace("/tmp/orbit-tour", f"{tmp_path}/tour"), tmp_path)
+    typed = run_on_a_fresh_machine(script.replace("/tmp/orbit-tour", f"{tmp_path}/t"), tmp_path)
     assert typed.returncode == 0, typed.stdout
     assert "web: revision R1" in typed.stdout
     assert "clock: " in typed.stdout

@@ -60,6 +60,8 @@ class WebServer:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+            for _ in range(4):  # who was accepted a moment ago gets to ``_serve``, which closes in any case
+                await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
