@@ -260,6 +260,8 @@ class Deployer:
         self._store.watch(group, *ranges)
         if isinstance(action, Rest):
             self._rested = _lasting(local)
+            if not local.bound:
+                self._remembered.forget(self.service)
         if soon is not None:
             at = boot_time() + soon
             self._until = at if self._until is None else min(self._until, at)

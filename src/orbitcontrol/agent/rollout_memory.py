@@ -46,6 +46,10 @@ class RolloutMemory:
         """What is remembered of the service."""
         return self._services.get(service, ServiceMemory())
 
+    def forget(self, service: str) -> None:
+        """Nothing is left of the service here."""
+        self.note(service, settled=None, progress=None, relaunches=())
+
     def note(self, service: str, **changes: object) -> None:
         """Replaces fields. What the disk does not take is remembered for the life of this daemon."""
         after = structs.replace(self.of(service), **changes)

@@ -17,6 +17,7 @@ from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.times import in_utc
 from orbitcontrol.model.stored import KeyValue, Range
 from orbitcontrol.planning.rollout_reading import Expected, checks_of, healthy_workers, ranges, shared_of
+from orbitcontrol.planning.rollout_turns import peers_of
 from orbitcontrol.planning.rollout_writes import REWRITES, Stamp, Writing, transaction
 from orbitcontrol.planning.rollouts import Local, Shared
 from orbitcontrol.ports import Store
@@ -26,7 +27,11 @@ _AT_ONCE = 100
 
 
 class RolloutStore:
-    """``wake`` is rung when something that is watched changes."""
+    """``wake`` is rung when something that is watched changes.
+
+    ``address`` is this machine's. ``checks`` says where the daemons of machines listen that had to be known,
+    by their records; all services share it.
+    """
 
     def __init__(
         self,
@@ -35,6 +40,8 @@ class RolloutStore:
         store: Store,
         keys: Keys,
         board: Board,
+        address: str,
+        checks: dict[str, str],
         gone: GoneProofs,
         wake: Wake,
         new_id: Callable[[], str],
@@ -46,8 +53,8 @@ class RolloutStore:
         self._wake = wake
         self._gone = gone
         self._new_id = new_id
-        self._checks: dict[str, str] = {}
-        """Where the daemons of machines listen that had to be known, by their records."""
+        self._address = address
+        self._checks = checks
         gone.judgements.subscribe(wake)
         self._watches: dict[Range, asyncio.Task[None]] = {}
 
@@ -81,10 +88,11 @@ class RolloutStore:
         """Who needs not be waited for; who cannot be told to be gone is named among the problems."""
         holders = {held.slot.machine for held in shared.slots.values()}
         waited = shared.waited_for()
-        unknown = (holders | waited) - self._checks.keys() - shared.balancers.keys()
-        self._checks |= checks_of(await self._records(unknown))
+        met = holders | set(peers_of(self._address, shared.roster.progress))
+        unknown = (met | waited) - self._checks.keys() - shared.balancers.keys()
+        self._checks.update(checks_of(await self._records(unknown)))
         checks = {name: one.check for name, one in shared.balancers.items()}
-        checks |= {name: self._checks[name] for name in holders & self._checks.keys()}
+        checks |= {name: self._checks[name] for name in met & self._checks.keys()}
         self._gone.meet(self._service, checks)
         judged = self._gone.look(
             waited,

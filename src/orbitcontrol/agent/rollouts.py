@@ -60,6 +60,7 @@ class RolloutsLoop:
         self._memory = RolloutMemory(files)
         self._facts = Facts(board)
         self._gone = GoneProofs(connector=connector, files=files, problems=board.problems, ttl=ttl)
+        self._checks: dict[str, str] = {}
         self._wake = Wake()
         self._deployers: dict[str, Deployer] = {}
         self._patient_until = 0.0
@@ -93,18 +94,20 @@ class RolloutsLoop:
             return
         own = {one.key.service for one in self._board.rollouts.own.value or ()}
         for service in sorted({*desired.services, *own, *self._memory.services} - self._deployers.keys()):
-            self._deployers[service] = self._deployer(service)
+            self._deployers[service] = self._deployer(service, desired.machine.address)
         for deployer in self._deployers.values():
             deployer.look(doubt=bool(reasons & _DOUBTS))
         self._tell(desired)
 
-    def _deployer(self, service: str) -> Deployer:
+    def _deployer(self, service: str, address: str) -> Deployer:
         wake = Wake()
         store = RolloutStore(
             service,
             store=self._store,
             keys=self._keys,
             board=self._board,
+            address=address,
+            checks=self._checks,
             gone=self._gone,
             wake=wake,
             new_id=self._new_id,

@@ -29,6 +29,7 @@ from orbitcontrol.planning.rollout_steps import (
     Complete,
     Directive,
     Evict,
+    Expel,
     Fail,
     Pause,
     Plan,
@@ -322,6 +323,9 @@ def _turn(local: Local, shared: Shared, memory: Memory, now: float, *, reason: s
     for number, held in sorted(shared.slots.items()):
         if held.slot.machine in shared.roster.gone:
             return Evict(number)
+    expelled = next((name for name in sorted(shared.roster.gone) if name in shared.roster.progress), None)
+    if expelled is not None:
+        return Expel(expelled)
     if now < memory.retry_at:
         told = local.progress.reason if local.progress is not None else ""
         return Wait(step="waiting", reason=told, until=memory.retry_at)

@@ -61,6 +61,12 @@ class Evict(Struct, frozen=True):
     number: int
 
 
+class Expel(Struct, frozen=True):
+    """Take a machine that is proven gone off the roster, until it comes back."""
+
+    machine: str
+
+
 class Advance(Struct, frozen=True):
     """Tell how far the holder of the slot is."""
 
@@ -149,6 +155,7 @@ Action = (
     | Take
     | Claim
     | Evict
+    | Expel
     | Advance
     | GiveUp
     | Release

@@ -5,9 +5,14 @@ The argument for it stands in ``planning.rollouts``.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from orbitcontrol.model.rollouts import Rollout
 from orbitcontrol.planning.rollouts import Held, Local, Shared
 from orbitcontrol.planning.slots import slots_of
+
+PEERS = 16
+"""Machines that each one keeps in touch with."""
 
 
 def slots_now(local: Local, shared: Shared) -> int:
@@ -35,7 +40,7 @@ def others_out(local: Local, shared: Shared, mine: Held | None) -> list[str]:
     out = {
         address
         for address in roster.progress
-        if address in roster.lost or (address in roster.lacking and address not in roster.emptied)
+        if address not in roster.emptied and (address in roster.lost or address in roster.lacking)
     }
     for held in shared.slots.values():
         has_begun = held.slot.step != "waiting"
@@ -53,6 +58,17 @@ def may_go_out(local: Local, shared: Shared, mine: Held | None) -> str:
     if len(out) < slots:
         return ""
     return f"waits for {', '.join(out[:3])}{' …' if len(out) > 3 else ''}: {slots} may be out together"
+
+
+def peers_of(address: str, machines: Collection[str]) -> tuple[str, ...]:
+    """The machines that this one has to have reached, so that it can tell one day that they are gone.
+
+    Those that follow it in order, around the end: each machine is known to a few others, however many there
+    are. Whoever proves one gone takes it off the roster for all.
+    """
+    others = sorted({*machines} - {address})
+    begin = next((place for place, one in enumerate(others) if one > address), 0)
+    return tuple((others[begin:] + others[:begin])[:PEERS])
 
 
 def canary_over(rollout: Rollout, shared: Shared) -> bool:

@@ -24,6 +24,7 @@ from orbitcontrol.planning.rollout_steps import (
     Claim,
     Complete,
     Evict,
+    Expel,
     Fail,
     Pause,
     Release,
@@ -49,7 +50,7 @@ class Transaction(Struct, frozen=True):
     operations: tuple[Operation, ...]
 
 
-Writing = Begin | Report | Take | Claim | Evict | Advance | Release | Fail | Pause | Complete
+Writing = Begin | Report | Take | Claim | Evict | Expel | Advance | Release | Fail | Pause | Complete
 
 REWRITES = (Begin, Fail, Pause, Complete)
 """Steps for which everything below ``deployments/<service>/`` has to be read."""
@@ -74,8 +75,8 @@ def transaction(
     ``deployments`` is what stands below ``deployments/<service>/``, for ``REWRITES``.
     """
     match action:
-        case Report(progress=progress):
-            return Transaction((), (_progress(keys, local, progress),))
+        case Report() | Expel():
+            return _of_roster(action, keys, local)
         case Take() | Claim() | Evict() | Advance() | Release():
             return _of_slot(action, keys, local, shared)
         case Begin():
@@ -94,6 +95,17 @@ def transaction(
                     _put(keys, local, rollout),
                     *_ended(keys, local, rollout, "complete", stamp=stamp, deployments=deployments),
                 ),
+            )
+
+
+def _of_roster(action: Report | Expel, keys: Keys, local: Local) -> Transaction:
+    match action:
+        case Report(progress=progress):
+            return Transaction((), (_progress(keys, local, progress),))
+        case Expel(machine=machine):
+            return Transaction(
+                (Absent(Range.single(keys.alive(machine))),),
+                (Delete(Range.single(keys.progress(local.service, machine))),),
             )
 
 

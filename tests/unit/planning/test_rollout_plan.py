@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from msgspec import structs
 
 from orbitcontrol.model.durations import Duration
@@ -11,6 +13,8 @@ from orbitcontrol.planning.rollout_plan import plan
 from orbitcontrol.planning.rollout_steps import (
     Advance,
     Complete,
+    Evict,
+    Expel,
     Fail,
     Release,
     Report,
@@ -20,6 +24,7 @@ from orbitcontrol.planning.rollout_steps import (
     Take,
     Wait,
 )
+from orbitcontrol.planning.rollout_turns import PEERS, peers_of
 from orbitcontrol.planning.rollouts import Memory, Roster
 from support.rollouts import (
     HERE,
@@ -166,3 +171,34 @@ def test_nothing_is_settled_while_the_newest_word_on_the_rollout_was_not_read() 
     made = joined(local(own=(new,), health=up(new), endpoints={new.run_id: endpoint("e2")}), newest, "done")
     behind = structs.replace(made, known=39)
     assert plan(behind, shared(newest), Memory(), now=0).action == Rest()
+
+
+def test_a_machine_that_is_proven_gone_loses_its_slot_and_its_place_on_the_roster() -> None:
+    newest, old = rollout(), own(wanted("R1")[0], "c1")
+    made = joined(local(own=(old,), health=up(old), endpoints={old.run_id: endpoint("e1")}), newest)
+    dead = "10.0.0.9"
+    progress = {HERE: Progress(rollout="r1"), dead: Progress(rollout="r1")}
+    lost = shared(newest, roster=Roster(progress=progress, lost={dead}))
+    waits = plan(made, lost, Memory(), now=0).action
+    assert isinstance(waits, Report)
+    assert waits.progress is not None
+    assert dead in waits.progress.reason
+    gone = Roster(progress=progress, lost={dead}, gone={dead})
+    assert plan(made, structs.replace(lost, roster=gone), Memory(), now=0).action == Expel(dead)
+    held = shared(newest, roster=gone, slots={0: slot(dead)})
+    assert plan(made, held, Memory(), now=0).action == Evict(0)
+
+
+def test_a_machine_that_was_emptied_and_switched_off_holds_up_nobody() -> None:
+    newest, old = rollout(), own(wanted("R1")[0], "c1")
+    made = joined(local(own=(old,), health=up(old), endpoints={old.run_id: endpoint("e1")}), newest)
+    off = "10.0.0.9"
+    roster = Roster(progress={HERE: Progress(rollout="r1"), off: Progress()}, lost={off}, emptied={off})
+    assert isinstance(plan(made, shared(newest, roster=roster), Memory(), now=0).action, Take)
+
+
+def test_each_machine_is_known_to_some_others_however_many_there_are() -> None:
+    machines = [f"10.0.{number // 250}.{number % 250}" for number in range(1000)]
+    known = Counter(peer for machine in machines for peer in peers_of(machine, machines))
+    assert set(known.values()) == {PEERS}
+    assert peers_of("a", ["a", "b"]) == ("b",)
