@@ -216,10 +216,12 @@ class Invariants(Witness):
         self._sessions(machine, own, container.host_port)
 
     def _sessions(self, machine: Machine, own: OwnContainer, at: str) -> None:
+        if at not in self.endpoints:  # withdrawn, because it failed: that drains nothing
+            return
         busy = sum(balancer.sessions_at(at) for balancer in self._reaching())
         standing = machine.standing
         over = standing is not None and standing.out_of_time
-        since = self.marked.get(self.endpoints[at].id) if at in self.endpoints else None
+        since = self.marked.get(self.endpoints[at].id)
         policies = [self.tree.update, *([self.rollout.policy] if self.rollout else [])]
         patience = min(float(policy.drain_timeout) for policy in policies)
         if busy and not over and (since is None or self._timeline.now - since < patience):

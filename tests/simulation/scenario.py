@@ -193,9 +193,9 @@ class Life:
             rollout = world.invariants.rollout
             is_paused = rollout is not None and rollout.state == "paused"
             if not self._flaps():
-                self._peace()
+                rests = self._peace()
                 rollout = world.invariants.rollout
-                if rollout is None or rollout.state != "paused":
+                if rests and (rollout is None or rollout.state != "paused"):
                     break
                 world.people.go_on()
             elif is_paused:
@@ -222,10 +222,13 @@ class Life:
             for one in machine.standing.target
         )
 
-    def _peace(self) -> None:
+    def _peace(self) -> bool:
+        """Waits until nothing is written any more; False when what runs can never come to rest."""
         world = self.world
-        if not world.run_until_quiet(quiet=QUIET, at_most=LONG):
+        rests = world.run_until_quiet(quiet=QUIET, at_most=LONG)
+        if not rests and not self._flaps():
             world.invariants.broken("it does not come to rest")
+        return rests
 
     def _check(self) -> None:
         world = self.world

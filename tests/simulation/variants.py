@@ -127,10 +127,10 @@ _CHOSEN = "may choose it|which Orbit has stopped|sessions, before DrainTimeout"
 _TOO_MANY = "out because of Orbit|slots are taken of|while . others are out|without a slot"
 
 BROKEN = {
-    "a stop without confirmation": (Kinds(machine=Unconfirmed), _CHOSEN),
-    "a confirmation before leaving workers are quiet": (Kinds(balancer=Hasty), _CHOSEN),
-    "slots that end with a lease": (Kinds(machine=Leased), _TOO_MANY),
-    "slots of each rollout instead of each service": (Kinds(machine=SlotsOfEach), _TOO_MANY),
-    "a drain after the stop": (Kinds(machine=DrainsLate), _CHOSEN),
+    "a stop without confirmation": (Kinds(machine=Unconfirmed), _CHOSEN, 0),
+    "a confirmation before leaving workers are quiet": (Kinds(balancer=Hasty), _CHOSEN, 0),
+    "slots that end with a lease": (Kinds(machine=Leased), _TOO_MANY, 19),
+    "slots of each rollout instead of each service": (Kinds(machine=SlotsOfEach), _TOO_MANY, 0),
+    "a drain after the stop": (Kinds(machine=DrainsLate), _CHOSEN, 0),
 }
-"""Each with what has to be found wrong with it."""
+"""Each with what has to be found wrong with it, and the number of the life to begin with, to save time."""
