@@ -49,12 +49,24 @@ class ContainerActions:
         finally:
             self._ports.release(wanted.key)
 
-    async def stop(self, own: OwnContainer, *, grace: float, keep_as: str | None = None) -> None:
-        """Stops it and removes it, or keeps it under another name, which it gets first. Raises OrbitError."""
+    async def stop(
+        self,
+        own: OwnContainer,
+        *,
+        grace: float,
+        keep_as: str | None = None,
+        allowed: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Stops it and removes it, or keeps it under another name, which it gets first. Raises OrbitError.
+
+        ``allowed`` has the last word, the moment before the engine is told.
+        """
         container = own.container
         if keep_as is not None and container.name != keep_as:
             await self._runtime.rename(container.id, keep_as)
         if own.alive:
+            if not allowed():
+                raise OrbitError(f"{container.name}: too late to be stopped without asking again")
             await self._runtime.stop(container.id, grace=grace)
             self._ended(container)  # at once: Docker's event may be late
         if keep_as is None:

@@ -338,7 +338,11 @@ class Deployer:
             timeout=_DIRECTED_TIMEOUT,
         )
         same = cells.publications.value.get(run) == local.endpoints.get(run)
-        return is_directed and same and boot_time() - self._memory.compared < self._ttl
+        return is_directed and same and self._has_slot()
+
+    def _has_slot(self) -> bool:
+        """True when the slot was this machine's so short a time ago that nobody can have taken it away."""
+        return boot_time() - self._memory.compared < self._ttl
 
     async def _do(self, action: Start | Revive | Rename | Remove | Stop) -> None:
         hands = self._hands.actions
@@ -367,7 +371,7 @@ class Deployer:
             self._note_relaunch()
         _log.info("stopping container", container=name, reason=reason, kept=keep)
         keep_as = (name if is_kept(own) else kept_name(own, name)) if keep else None
-        await self._hands.actions.stop(own, grace=grace, keep_as=keep_as)
+        await self._hands.actions.stop(own, grace=grace, keep_as=keep_as, allowed=self._has_slot)
 
     def _grace(self) -> float:
         effective = self._effective()

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection
 from msgspec import structs
 
 from orbitcontrol.agent.batches import batches
-from orbitcontrol.agent.board import Board, Wake
+from orbitcontrol.agent.board import Board, Cell, Wake
 from orbitcontrol.agent.gone import GoneProofs
-from orbitcontrol.agent.mirror import Mirror
+from orbitcontrol.agent.mirror import Mirror, Mirrored
 from orbitcontrol.agent.rollout_sight import boot_time
 from orbitcontrol.codec.keys import Keys
 from orbitcontrol.codec.times import in_utc
@@ -136,5 +136,22 @@ class RolloutStore:
                 problems=self._board.problems,
                 history=self._board.history,
             )
-            mirror.cell.subscribe(self._wake)
+            is_queue = new == self.slots
+            mirror.cell.subscribe(_Freed(mirror.cell, self._wake) if is_queue else self._wake)
             self._watches[new] = group.create_task(mirror.run(), name=f"turns of {self._service}")
+
+
+class _Freed(Wake):
+    """Rings on only when a key has gone: those who wait need not hear of each step of those who hold one."""
+
+    def __init__(self, cell: Cell[Mirrored | None], wake: Wake) -> None:
+        super().__init__()
+        self._cell = cell
+        self._onward = wake
+        self._before = 0
+
+    def ring(self, reason: str) -> None:
+        listed = len(self._cell.value.entries) if self._cell.value is not None else 0
+        if listed < self._before or listed == 0:
+            self._onward.ring(reason)
+        self._before = listed

@@ -4,8 +4,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from orbitcontrol.agent.board import Board
 from orbitcontrol.agent.containers import ContainersLoop
+from orbitcontrol.errors import OrbitError
 from orbitcontrol.model.configuration import EffectiveService
 from orbitcontrol.model.containers import ContainerEvent, ObservedContainer
 from orbitcontrol.model.service import Container, Service
@@ -64,3 +67,23 @@ async def test_a_container_that_was_stopped_has_no_run_any_more_whatever_docker_
         await loop.actions.stop(own, grace=1)
         assert board.runs.value == ()
         assert engine.removed.is_set()
+
+
+async def test_what_may_be_stopped_is_asked_the_moment_before(tmp_path: Path) -> None:
+    """Giving a container another name can take long: by then the slot may be somebody else's."""
+    engine = WithoutEvents()
+    board = Board()
+    board.desired.set(desired(WEB))
+    loop = ContainersLoop(
+        board=board,
+        runtime=engine,
+        port_range=PortRange(20000, 20009),
+        files=StateDirectory(tmp_path / "state"),
+    )
+    async with running(loop):
+        await until(board.runs, bool)
+        [own] = board.rollouts.own.value or ()
+        with pytest.raises(OrbitError, match="too late"):
+            await loop.actions.stop(own, grace=1, allowed=lambda: False)
+        assert len(board.runs.value or ()) == 1
+        assert not engine.removed.is_set()
