@@ -138,7 +138,8 @@ def _way_back(rollout: Rollout) -> str:
     if rollout.state == "failed" and reverts(rollout):
         return f"failed: {rollout.reason}; {_revision(rollout.previous)} comes back"
     if rollout.revert_of:
-        return f"going back to {_revision(rollout.target)}"
+        reason = f", {rollout.reason}" if rollout.reason and rollout.state == "running" else ""
+        return f"going back to {_revision(rollout.target)}{reason}"
     return ""
 
 

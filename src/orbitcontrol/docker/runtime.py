@@ -20,6 +20,7 @@ import aiohttp
 from msgspec import structs
 
 from orbitcontrol.codec.imageref import canonical, fully_qualified, qualified_name, registry_of
+from orbitcontrol.docker.client import Client
 from orbitcontrol.docker.credentials import credentials_for
 from orbitcontrol.docker.observation import image as observed_image
 from orbitcontrol.docker.observation import inspected, is_inspected, listed, references, seconds
@@ -92,7 +93,7 @@ class DockerRuntime:
         a time that the engine itself told before. Each subscription has a client of its own: after a
         restart of the engine aiodocker's old one never yields again.
         """
-        client = aiodocker.Docker(url=self.host)
+        client = Client(url=self.host)
         try:
             with self._translated("listen to its events", CALL_TIMEOUT):
                 async with asyncio.timeout(CALL_TIMEOUT):
@@ -127,13 +128,14 @@ class DockerRuntime:
         """Pulls the image. Errors inside the engine's progress stream count, and so does its early end."""
         auth = await credentials_for(image)
         async with self._call(f"pull {image}", None, registry=registry_of(image)) as docker:
-            progress = docker.images.pull(fully_qualified(image), auth=auth, stream=True).__aiter__()
-            while True:
-                try:
-                    async with asyncio.timeout(PULL_SILENCE):
-                        await anext(progress)
-                except StopAsyncIteration:
-                    break
+            pulled = docker.images.pull(fully_qualified(image), auth=auth, stream=True)
+            async with aclosing(cast("AsyncGenerator[dict[str, Any]]", pulled)) as progress:
+                while True:
+                    try:
+                        async with asyncio.timeout(PULL_SILENCE):
+                            await anext(progress)
+                    except StopAsyncIteration:
+                        break
         if not await self.has_image(image):
             raise DockerError(f"Docker at {self.host}: the pull of {image} broke off: it is tried again")
 
@@ -259,7 +261,7 @@ class DockerRuntime:
     ) -> AsyncIterator[aiodocker.Docker]:
         """The client, within a deadline, with failures translated; ``registry`` is who may refuse."""
         if self._client is None:
-            self._client = aiodocker.Docker(url=self.host)
+            self._client = Client(url=self.host)
         with self._translated(what, timeout, registry=registry):
             async with asyncio.timeout(timeout):
                 try:

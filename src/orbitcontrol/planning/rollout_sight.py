@@ -88,7 +88,8 @@ def ending_of(followed: str, record: Rollout | None, history: Mapping[str, Past]
     if record.id == followed:
         return _own_end(record)
     if record.revert_of == followed:
-        return _end_of_revert(record)
+        failed = history.get(followed)
+        return _end_of_revert(record, reason=failed.reason if failed is not None else "")
     return _end_before(followed, record, history)
 
 
@@ -107,10 +108,11 @@ def _own_end(record: Rollout) -> End | None:
             return None
 
 
-def _end_of_revert(record: Rollout) -> End | None:
+def _end_of_revert(record: Rollout, *, reason: str) -> End | None:
+    """``reason`` is why there was something to go back from."""
     match record.state:
         case "complete":
-            return End(kind="reverted", by=record)
+            return End(kind="reverted", reason=reason, by=record)
         case "failed":
             return End(kind="revert-failed", reason=record.reason, by=record)
         case "paused":

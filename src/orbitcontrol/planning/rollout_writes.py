@@ -249,7 +249,7 @@ def _way_back(
         id=stamp.id,
         target=structs.replace(previous, serial=serial, generation=local.generation),
         state="running",
-        reason=f"goes back after {failed.id}: {failed.reason}",
+        reason=f"after {failed.id} failed: {failed.reason}",
         revert_of=failed.id,
         promoted=False,
         user=stamp.user,

@@ -33,7 +33,12 @@ def state(rollout: Rollout, state: str, reason: str = "why") -> Rollout:
         ("it fails and goes back", state(MINE, "failed"), [], None),
         ("it fails for good", state(MANUAL, "failed"), [], End(kind="failed", reason="why")),
         ("it is on its way back", REVERT, [], None),
-        ("it is back", state(REVERT, "complete"), [], End(kind="reverted", by=state(REVERT, "complete"))),
+        (
+            "it is back",
+            state(REVERT, "complete"),
+            [past(MINE, "failed")],
+            End(kind="reverted", reason="mine failed", by=state(REVERT, "complete")),
+        ),
         (
             "the way back fails",
             state(REVERT, "failed"),
