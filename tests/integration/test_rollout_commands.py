@@ -118,7 +118,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def test_a_rollout_is_followed_machine_by_machine_and_names_whom_it_waits_for(fleet: Fleet) -> None:
-    following = fleet.starts("service", "web", "set", "revision", "R2")
+    following = fleet.starts("service", "web", "set", "revision", "R2", "--no-verify")
     assert heard(following, "set") == "service web: revision R2 set"
     fleet.steps(B, "waiting")
     fleet.steps(A, "draining")
@@ -146,15 +146,15 @@ def test_a_rollout_is_followed_machine_by_machine_and_names_whom_it_waits_for(fl
     assert (code, said.splitlines()[-1]) == (0, "service web: revision R2 is done")
     assert "ROLLOUT OF" not in fleet.cluster.orbitctl("status").out
 
-    again = fleet.service("set", "revision", "R2")
+    again = fleet.service("set", "revision", "R2", "--no-verify")
     assert again.err == "service web: revision R2 was set already\n"
 
 
 @pytest.mark.parametrize("cluster", ["etcd"], indirect=True)
 def test_a_rollout_that_fails_is_followed_on_its_way_back(fleet: Fleet) -> None:
-    fleet.service("set", "revision", "R1", "--detach")
+    fleet.service("set", "revision", "R1", "--no-verify", "--detach")
     first = fleet.becomes(state="complete")
-    following = fleet.starts("service", "web", "set", "revision", "R2")
+    following = fleet.starts("service", "web", "set", "revision", "R2", "--no-verify")
     heard(following, "set")
     fleet.steps(A, "failed", "exit code 1")
     failed = fleet.becomes(state="failed", reason="10.0.0.5: exit code 1")
@@ -195,7 +195,7 @@ def test_a_rollout_that_fails_is_followed_on_its_way_back(fleet: Fleet) -> None:
 def test_how_a_rollout_ends_is_the_exit_code_of_who_follows_it(
     fleet: Fleet, changes: dict[str, Any], code: int, told: str
 ) -> None:
-    following = fleet.starts("service", "web", "set", "revision", "R2")
+    following = fleet.starts("service", "web", "set", "revision", "R2", "--no-verify")
     heard(following, "set")
     fleet.becomes(**changes)
     ended_with, said = ended(following)
@@ -205,7 +205,7 @@ def test_how_a_rollout_ends_is_the_exit_code_of_who_follows_it(
 @pytest.mark.parametrize("cluster", ["etcd"], indirect=True)
 def test_a_canary_stops_until_it_is_promoted(fleet: Fleet) -> None:
     fleet.bring(**WEB, Update={"Canary": 1})
-    following = fleet.starts("service", "web", "set", "revision", "R2")
+    following = fleet.starts("service", "web", "set", "revision", "R2", "--no-verify")
     heard(following, "set")
     fleet.steps(A, "done")
     fleet.becomes(state="paused", reason="10.0.0.5 is done")
@@ -234,9 +234,9 @@ def test_a_canary_stops_until_it_is_promoted(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("cluster", ["sqlite"], indirect=True)
 def test_a_rollout_goes_on_when_nobody_follows_it_any_more(fleet: Fleet) -> None:
-    late = fleet.service("set", "revision", "R2", "--timeout", "1s", code=4)
+    late = fleet.service("set", "revision", "R2", "--no-verify", "--timeout", "1s", code=4)
     assert f"not done after 1 s, {A}, {B} left; it goes on by itself" in late.err
-    following = fleet.starts("service", "web", "set", "revision", "R2")
+    following = fleet.starts("service", "web", "set", "revision", "R2", "--no-verify")
     heard(following, "was set already")
     fleet.steps(A, "pulling")
     heard(following, f"{A}  pulling")
@@ -250,14 +250,14 @@ def test_a_rollout_goes_on_when_nobody_follows_it_any_more(fleet: Fleet) -> None
 
     for address in (A, B):
         fleet.cluster.write(f"alive/{address}", None)
-    alone = fleet.service("set", "revision", "R3")
+    alone = fleet.service("set", "revision", "R3", "--no-verify")
     assert "no machine that is alive runs this service" in alone.err
 
 
 @pytest.mark.parametrize("cluster", ["sqlite"], indirect=True)
 def test_on_a_terminal_the_machines_are_redrawn_in_place(fleet: Fleet) -> None:
     ours, theirs = pty.openpty()
-    command = [*ORBITCTL, *fleet.cluster.options, "service", "web", "set", "revision", "R2"]
+    command = [*ORBITCTL, *fleet.cluster.options, "service", "web", "set", "revision", "R2", "--no-verify"]
     with subprocess.Popen(command, stderr=theirs, env=os.environ | {"TERM": "xterm"}) as following:
         os.close(theirs)
         seen = b""
@@ -302,7 +302,7 @@ def test_a_machine_is_emptied_named_as_drained_and_forgotten(fleet: Fleet) -> No
     [first, _] = fleet.cluster.orbitctl("machines", "-o", "json").json
     assert (first["State"], first["Drain"]) == ("ready", "drained")
 
-    following = fleet.starts("service", "web", "set", "revision", "R2", "on", "machine", A)
+    following = fleet.starts("service", "web", "set", "revision", "R2", "on", "machine", A, "--no-verify")
     assert "no machine that is alive runs this service" in ended(following)[1], "it is to be empty"
     fleet.cluster.orbitctl("machine", A, "undrain")
     assert "alive" in fleet.cluster.orbitctl("machine", A, "forget", code=1).err

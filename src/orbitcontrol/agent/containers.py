@@ -278,6 +278,8 @@ class ContainersLoop:
             self._died.discard(event.id)
         elif event.action == "die":
             self._end(event.id, event.name, "docker says so")
+        elif event.action == "destroy":
+            self._cleanup.ask()  # its image may be needed no more
         self._wake.ring(f"docker {event.action}")
 
     def _end(self, container_id: str, name: str, reason: str) -> None:
