@@ -46,7 +46,7 @@ def test_a_daemon_that_slept_through_the_end_of_its_lease_registers_anew_and_ask
     machine = cluster.machine(docker_host=engine.host, lease_ttl="5s")
     machine.start()
     [earlier] = sessions(cluster, "alive/")
-    assert sessions(cluster, "services/web/") == sessions(cluster, "services/host/") == [earlier]
+    assert sessions(cluster, "services/web/endpoints/") == sessions(cluster, "services/host/endpoints/") == [earlier]
     container = engine.inspect("web", "{{.Id}} {{.State.StartedAt}}")
 
     os.kill(machine.pid, signal.SIGSTOP)
@@ -58,13 +58,13 @@ def test_a_daemon_that_slept_through_the_end_of_its_lease_registers_anew_and_ask
     eventually(lambda: registered(cluster), what="registered anew")
     [session] = sessions(cluster, "alive/")
     assert session != earlier
-    assert sessions(cluster, "services/web/") == [session]
-    assert sessions(cluster, "services/host/") == []
+    assert sessions(cluster, "services/web/endpoints/") == [session]
+    assert sessions(cluster, "services/host/endpoints/") == []
     assert engine.inspect("web", "{{.Id}} {{.State.StartedAt}}") == container
     assert published(machine, "host", after=before) == 0, "on what was known before it slept"
     assert published(machine, "web", after=before) == 1
     server.status = 200
-    eventually(lambda: sessions(cluster, "services/host/") == [session], what="published with a new proof")
+    eventually(lambda: sessions(cluster, "services/host/endpoints/") == [session], what="published with a new proof")
 
 
 def tree_of(cluster: Cluster, engine: Engine, server: WebServer) -> Path:

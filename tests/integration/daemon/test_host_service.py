@@ -142,11 +142,11 @@ def test_a_daemon_that_loses_its_lease_publishes_anew_under_another_session(
 ) -> None:
     import_web(cluster, web(webserver.port))
     cluster.machine(lease_ttl="2s").start()
-    [before] = cluster.stored("services/")
+    [before] = cluster.stored("services/web/endpoints/")
     cluster.revoke(before.lease)
 
     def after() -> list[KeyValue]:
-        return [item for item in cluster.stored("services/") if item.lease != before.lease]
+        return [item for item in cluster.stored("services/web/endpoints/") if item.lease != before.lease]
 
     [endpoint] = eventually(after, what="the endpoint published again")
     assert endpoint.key == before.key

@@ -37,17 +37,17 @@ def test_a_daemon_without_file_descriptors_says_that_it_cannot_ask_and_withdraws
     import_services(cluster, service("web", webserver.port))
     machine = cluster.machine()
     machine.start()
-    [before] = cluster.stored("services/")
+    [before] = cluster.stored("services/web/endpoints/")
     _, hard = resource.prlimit(machine.pid, resource.RLIMIT_NOFILE)
     used = len(list(Path(f"/proc/{machine.pid}/fd").iterdir()))
     resource.prlimit(machine.pid, resource.RLIMIT_NOFILE, (used // 2, hard))
     webserver.stop()
     webserver.start()  # whose connections are new, and need descriptors
     eventually(lambda: "cannot ask: Too many open files" in problems(cluster), what="the lack told")
-    assert cluster.stored("services/") == [before]
+    assert cluster.stored("services/web/endpoints/") == [before]
     resource.prlimit(machine.pid, resource.RLIMIT_NOFILE, (hard, hard))
     eventually(lambda: "cannot ask" not in problems(cluster), what="the lack ended")
-    assert cluster.stored("services/") == [before]
+    assert cluster.stored("services/web/endpoints/") == [before]
 
 
 def test_a_full_disk_holds_up_no_publication_and_no_withdrawal(

@@ -18,7 +18,7 @@ def test_a_local_failure_takes_the_local_endpoint_out_while_the_store_hangs(
 ) -> None:
     with shop_on(Cluster(tmp_path, f"etcd://{own_etcd.endpoint}"), lease_ttl="60s") as shop:
         shop.start()
-        every_machine, the_balancer = 2, 2  # config/meta and deployments/; alive/ and the endpoints of web
+        every_machine, the_balancer = 3, 2  # meta, deployments/, its drain; alive/, the endpoints of web
         few = 2 * every_machine + the_balancer
         eventually(lambda: own_etcd.watchers() == few, what="few and narrow watches")
         own_etcd.freeze()

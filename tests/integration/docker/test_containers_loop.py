@@ -314,7 +314,7 @@ async def test_a_replacement_that_a_daemons_end_interrupted_is_finished_by_the_n
     )
     [run] = await machine.runs(1)
     assert await page(run) == "orbit-test/web:2"
-    assert engine.names() == {"web"}
+    await eventually(lambda: engine.names() == {"web"}, "nothing left over")
     await machine.settle()
     assert machine.board.runs.value == (run,)
 
