@@ -12,5 +12,6 @@ pytest_plugins = [
     "support.machine",
     "support.webserver",
     "support.site",
+    "support.farm",
     "support.shop",
 ]
