@@ -18,6 +18,7 @@ pytest_plugins = [
     "support.machine",
     "support.webserver",
     "support.site",
+    "support.farm",
     "support.shop",
     "support.workers",
 ]

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ import pytest
 LOCK = Path("/tmp/orbit-test-dockerd.lock")
 BUSYBOX = Path("/bin/busybox")
 
-_BRIDGE = "orbit-test0"
-_BRIDGE_ADDRESS = "172.29.251.1/24"
+_BRIDGE, _BRIDGE_ADDRESS = "orbit-test0", "172.29.251.1/24"
+_SECOND_BRIDGE, _SECOND_ADDRESS = "orbit-test1", "172.29.252.1/24"
+_LEAVES_RULES_ALONE = ("--iptables=false", "--ip6tables=false", "--ip-masq=false")
 _STARTUP = 60.0
 _RELOADED = "Reloaded configuration:"
 _TEST_TIMEOUT = 900
@@ -49,10 +50,13 @@ class Engine:
             raise AssertionError(f"docker {' '.join(arguments)}: {ran.stderr.decode()}")
         return ran.stdout.decode().strip()
 
-    def image(self, reference: str, *, says: str = "") -> str:
+    def image(self, reference: str, *, says: str = "", environment: dict[str, str] | None = None) -> str:
         """An image of the static busybox under ``reference``; ``/www/index.html`` is ``says``."""
         if not self.docker("images", "--quiet", reference):
-            self.docker("import", "-", reference, stdin=_root_filesystem(says or reference))
+            changes = [
+                f"--change=ENV {name}={json.dumps(text)}" for name, text in (environment or {}).items()
+            ]
+            self.docker("import", *changes, "-", reference, stdin=_root_filesystem(says or reference))
         return reference
 
     def remove_image(self, reference: str) -> None:
@@ -142,13 +146,37 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.fixture(scope="session")
+def second_dockerd(dockerd: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """Another engine beside the first, for a second machine: it makes no rules, only proxies for ports."""
+    directory = tmp_path_factory.mktemp("dockerd-2")
+    with (
+        _bridge(_SECOND_BRIDGE, _SECOND_ADDRESS),
+        started_engine(directory, bridge=_SECOND_BRIDGE, options=_LEAVES_RULES_ALONE) as engine,
+    ):
+        yield engine
+
+
 @pytest.fixture
 def engine(dockerd: Engine) -> Iterator[Engine]:
     """The engine, emptied after the test (an existing engine of somebody else's loses nothing else)."""
-    before = set(dockerd.docker("ps", "--all", "--quiet").split())
-    yield dockerd
-    if left := set(dockerd.docker("ps", "--all", "--quiet").split()) - before:
-        dockerd.docker("rm", "--force", "--volumes", *left)
+    with _emptied(dockerd):
+        yield dockerd
+
+
+@pytest.fixture
+def second_engine(second_dockerd: Engine) -> Iterator[Engine]:
+    """The second engine, emptied after the test."""
+    with _emptied(second_dockerd):
+        yield second_dockerd
+
+
+@contextmanager
+def _emptied(engine: Engine) -> Iterator[None]:
+    before = set(engine.docker("ps", "--all", "--quiet").split())
+    yield
+    if left := set(engine.docker("ps", "--all", "--quiet").split()) - before:
+        engine.docker("rm", "--force", "--volumes", *left)
 
 
 @pytest.fixture
@@ -170,19 +198,20 @@ def engine_of_its_own(directory: Path) -> Iterator[OwnEngine]:
 class OwnEngine(Engine):
     """An engine whose program the tests may freeze, end and start again; its state is in ``directory``."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, bridge: str = _BRIDGE, options: Sequence[str] = ()) -> None:
         super().__init__(f"unix://{directory / 'docker.sock'}")
         self._directory = directory
+        self._options = ["--bridge", bridge, *options]
         self._process: subprocess.Popen[bytes] | None = None
         self._configure({})
 
     def start(self) -> None:
-        """Starts it on the tests' bridge, and returns when it answers."""
+        """Starts it, and returns when it answers."""
         paths = {"-p": "pid", "--data-root": "data", "--exec-root": "exec", "--config-file": "daemon.json"}
-        options = [word for option, name in paths.items() for word in (option, str(self._directory / name))]
+        places = [word for option, name in paths.items() for word in (option, str(self._directory / name))]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["dockerd", "-H", self.host, "--bridge", _BRIDGE, *options], stdout=log, stderr=log
+                ["dockerd", "-H", self.host, *self._options, *places], stdout=log, stderr=log
             )
         _wait_until_it_answers(self, self._process, self._directory / "log")
 
@@ -245,9 +274,11 @@ class OwnEngine(Engine):
 
 
 @contextmanager
-def started_engine(directory: Path) -> Iterator[OwnEngine]:
-    """A dockerd with all its state below ``directory``, on the tests' bridge; ended by its pid."""
-    engine = OwnEngine(directory)
+def started_engine(
+    directory: Path, *, bridge: str = _BRIDGE, options: Sequence[str] = ()
+) -> Iterator[OwnEngine]:
+    """A dockerd with all its state below ``directory``, on a bridge that exists; ended by its pid."""
+    engine = OwnEngine(directory, bridge=bridge, options=options)
     try:
         engine.start()
         yield engine
@@ -280,15 +311,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _bridge() -> Iterator[None]:
-    subprocess.run(["ip", "link", "del", _BRIDGE], capture_output=True, check=False)  # left by a killed run
-    subprocess.run(["ip", "link", "add", _BRIDGE, "type", "bridge"], check=True)
-    subprocess.run(["ip", "addr", "add", _BRIDGE_ADDRESS, "dev", _BRIDGE], check=True)
-    subprocess.run(["ip", "link", "set", _BRIDGE, "up"], check=True)
+def _bridge(name: str = _BRIDGE, address: str = _BRIDGE_ADDRESS) -> Iterator[None]:
+    subprocess.run(["ip", "link", "del", name], capture_output=True, check=False)  # left by a killed run
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    subprocess.run(["ip", "addr", "add", address, "dev", name], check=True)
+    subprocess.run(["ip", "link", "set", name, "up"], check=True)
     try:
         yield
     finally:
-        subprocess.run(["ip", "link", "del", _BRIDGE], check=True)
+        subprocess.run(["ip", "link", "del", name], check=True)
 
 
 def _unmount_below(directory: Path) -> None:

@@ -208,6 +208,10 @@ class RolloutCells:
         """What is to become of endpoints in a rollout; None until it is known: then they stay as they are."""
         self.directed: Cell[Directives | None] = Cell("directed", None)
         """The directives that are carried out in the store."""
+        self.offered: Cell[frozenset[RunId]] = Cell("offered", frozenset())
+        """The runs that this daemon ever was about to publish: somebody may have been sent to them."""
+        self.cut_off: Cell[frozenset[str]] = Cell("cut_off", frozenset())
+        """The services in hand whose rollout cannot go on without the store: what ended is started again."""
         self.publications: Cell[Mapping[RunId, Endpoint]] = Cell("publications", {})
         """The endpoints that this machine has in the store, by their run."""
 

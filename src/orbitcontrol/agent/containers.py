@@ -112,6 +112,7 @@ class ContainersLoop:
             cell.subscribe(self._wake)
         board.rollouts.aims.subscribe(self._wake)
         board.rollouts.in_hand.subscribe(self._wake)
+        board.rollouts.cut_off.subscribe(self._wake)
         async with asyncio.TaskGroup() as group:
             self._group = self._work.group = group
             group.create_task(self._follow_events(), name="docker events")
@@ -197,7 +198,7 @@ class ContainersLoop:
             held=desired.held,
             holding=bool(desired.holding),
             lost=lost,
-            in_hand=self._board.rollouts.in_hand.value,
+            in_hand=self._board.rollouts.in_hand.value - self._board.rollouts.cut_off.value,
             published=None if self._board.proven.value is None else self._board.published.value,
             busy=busy,
             starts=self._work.starts,

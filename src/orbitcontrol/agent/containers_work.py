@@ -116,16 +116,15 @@ class ContainerWork:
         The reason is "" while an image is pulled for the first time. Raises DockerUnreachable.
         """
         missing: dict[str, str] = {}
+        rollouts = self._board.rollouts
         for action in plan.actions:
             if isinstance(action, Start):
                 image = action.wanted.image
                 if not await self._images.ready(image, self.group):
                     missing[image] = self._images.failure(image)
                     continue
-            if (
-                isinstance(action.key, InstanceKey)
-                and action.key.service in self._board.rollouts.in_hand.value
-            ):
+            service = action.key.service if isinstance(action.key, InstanceKey) else ""
+            if service in rollouts.in_hand.value - rollouts.cut_off.value:
                 continue  # taken in hand while images were looked for
             self._busy[action.key] = action
             self._tell_busy()

@@ -122,6 +122,7 @@ class EndpointsLoop:
         if not self._is_saved:
             self._remember(())
         self._seen &= {run.id for run in runs} | self._board.published.value
+        self._board.rollouts.offered.set(self._board.rollouts.offered.value & self._seen)
 
     def _delayed(self) -> frozenset[tuple[str, int]]:
         """The instances that flap and have to wait; who is up and waits is told, with the reason."""
@@ -264,6 +265,8 @@ class EndpointsLoop:
             for action in batch
             if isinstance(action, Publish)
         }
+        offered = self._board.rollouts.offered
+        offered.set(offered.value | {run for run in new.values() if run is not None})
         runs = {item.endpoint.id: item.run for item in self._published.values()} | new
         known = {endpoint: run for endpoint, run in runs.items() if run is not None}
         if self._is_saved and known.items() <= self._saved.items():

@@ -17,15 +17,24 @@ from msgspec import Struct, structs
 from orbitcontrol.agent.board import Board, Guard, Wake
 from orbitcontrol.agent.containers_actions import ContainerActions
 from orbitcontrol.agent.containers_images import Images
+from orbitcontrol.agent.rollout_containers import ContainerStep, change
 from orbitcontrol.agent.rollout_memory import RolloutMemory
 from orbitcontrol.agent.rollout_sight import Facts, boot_time, condemned_of, local_of, timed
 from orbitcontrol.agent.rollout_store import RolloutStore
-from orbitcontrol.errors import DockerError, DockerUnreachable, OrbitError, StoreAmbiguous, StoreConflict
+from orbitcontrol.errors import (
+    DockerError,
+    DockerUnreachable,
+    OrbitError,
+    StoreAmbiguous,
+    StoreConflict,
+    StoreError,
+)
 from orbitcontrol.log import Log
 from orbitcontrol.model.configuration import EffectiveService
+from orbitcontrol.model.runs import RunId
 from orbitcontrol.model.service import Update
 from orbitcontrol.model.stored import Range
-from orbitcontrol.planning.container_specs import InstanceKey, OwnContainer, is_kept, kept_name
+from orbitcontrol.planning.container_specs import InstanceKey
 from orbitcontrol.planning.relaunch import recent_of
 from orbitcontrol.planning.rollout_aims import alive, is_done, matches
 from orbitcontrol.planning.rollout_plan import plan
@@ -58,6 +67,8 @@ _STEPS = 200
 _FIRST_RETRY, _LONGEST_RETRY = 5.0, 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
 _DIRECTED_TIMEOUT = 20.0
+_PATIENCE = 2.0
+"""Seconds without the store after which a service in hand is to be kept running without it."""
 
 
 class Hands(Protocol):
@@ -115,6 +126,15 @@ class Deployer:
         self._until: float | None = 0.0
         self._failures: dict[tuple[InstanceKey, str], str] = {}
         self._pause = 0.0
+        self._fresh: set[RunId] = set()
+        """What this deployer started in its present slot."""
+        self._cut_off_since: float | None = None
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True while the store has not answered for a while."""
+        since = self._cut_off_since
+        return since is not None and boot_time() - since >= _PATIENCE
 
     def look(self, *, doubt: bool) -> None:
         """Something may have changed on this machine, or with ``doubt`` in the store."""
@@ -130,21 +150,23 @@ class Deployer:
             if await self._wake.wait(left) == {"tick"}:
                 self._rested = None
             self._until = None
-            failure = ""
+            failure, begun, was_cut_off = "", boot_time(), self.is_cut_off
+            is_away = False
             try:
                 await self._work(group)
                 self._pause = 0.0
             except (StoreConflict, StoreAmbiguous):
                 self._until = boot_time() + random.uniform(0.005, 0.05)
             except OrbitError as error:
-                failure = str(error)
+                failure, is_away = str(error), isinstance(error, StoreError)
             except Exception as error:  # noqa: BLE001 -- a fault in one service must not end the others
                 _log.error("rollout step failed unexpectedly", exc_info=True, service=self.service)
                 failure = f"unexpected {type(error).__name__}: {error}"
             if failure:
                 self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
                 self._until = boot_time() + self._pause * random.uniform(0.8, 1.2)
-            if failure != self.trouble:
+            self._cut_off_since = (self._cut_off_since or begun) if is_away else None
+            if failure != self.trouble or was_cut_off != self.is_cut_off:
                 self.trouble = failure
                 self._changed()
 
@@ -189,7 +211,11 @@ class Deployer:
         if later is not None:
             self._until = boot_time() + later
         return structs.replace(
-            local, images=images, failures={**self._reported(), **self._failures}, condemned=condemned
+            local,
+            images=images,
+            failures={**self._reported(), **self._failures},
+            condemned=condemned,
+            fresh=self._fresh - self._board.rollouts.offered.value,
         )
 
     def _reported(self) -> dict[tuple[InstanceKey, str], str]:
@@ -288,6 +314,8 @@ class Deployer:
         await self._store.write(action, local, shared)
         if isinstance(action, Take | Claim | Advance):
             self._memory = structs.replace(self._memory, compared=begun)
+        if isinstance(action, Take):
+            self._fresh = set()
         _log_write(self.service, action)
 
     def _effective(self) -> EffectiveService | None:
@@ -300,7 +328,7 @@ class Deployer:
         self._memory = structs.replace(self._memory, retries=retries, retry_at=boot_time() + pause)
         _log.warning("drain taken back", service=self.service, reason=reason, again_in=f"{pause:.0f} s")
 
-    async def _change_containers(self, action: Start | Revive | Rename | Remove | Stop, local: Local) -> None:
+    async def _change_containers(self, action: ContainerStep, local: Local) -> None:
         """Carries out a step on containers, if nobody else is at them; the next plan sees what came of it."""
         if not await self._board.rollouts.busy.wait_for(
             lambda busy: self.service not in busy, timeout=_DIRECTED_TIMEOUT
@@ -308,15 +336,21 @@ class Deployer:
             return
         if isinstance(action, Stop) and not await self._may_stop(action, local):
             return
+        if isinstance(action, Stop) and action.own.run_id in local.condemned:
+            self._note_relaunch()
+        before = {own.container.id for own in local.own}
         failure = await self._tried(action)
         await self._hands.look()
+        if isinstance(action, Start):
+            own = self._facts.own(self.service)
+            self._fresh |= {one.run_id for one in own if one.alive and one.container.id not in before}
         if failure is not None:
             raise failure
 
-    async def _tried(self, action: Start | Revive | Rename | Remove | Stop) -> OrbitError | None:
+    async def _tried(self, action: ContainerStep) -> OrbitError | None:
         """Takes the step. The failure, unless the next plan is to make something of it."""
         try:
-            await self._do(action)
+            await change(self._hands.actions, action, grace=self._grace(), allowed=self._has_slot)
         except DockerUnreachable as error:
             return error
         except DockerError as error:
@@ -344,35 +378,6 @@ class Deployer:
         """True when the slot was this machine's so short a time ago that nobody can have taken it away."""
         return boot_time() - self._memory.compared < self._ttl
 
-    async def _do(self, action: Start | Revive | Rename | Remove | Stop) -> None:
-        hands = self._hands.actions
-        match action:
-            case Start(wanted=wanted, beside=beside, ended=ended, reason=reason):
-                _log.info("starting container", container=wanted.name, image=wanted.image, reason=reason)
-                for own in beside:
-                    await hands.rename(own, kept_name(own, wanted.name))
-                await hands.start(wanted, ended)
-                _log.info("container started", container=wanted.name, reason=reason)
-            case Revive(own=own, wanted=wanted, ended=ended, reason=reason):
-                _log.info("starting the kept container again", container=wanted.name, reason=reason)
-                await hands.revive(own, name=wanted.name, ended=ended)
-            case Rename(own=own, name=name):
-                await hands.rename(own, name)
-            case Remove(own=own, reason=reason):
-                await hands.remove(own)
-                _log.info("container removed", container=own.container.name, reason=reason)
-            case Stop(own=own, keep=keep, reason=reason):
-                await self._stop(own, keep=keep, reason=reason)
-
-    async def _stop(self, own: OwnContainer, *, keep: bool, reason: str) -> None:
-        name = own.container.name
-        grace = self._grace()
-        if own.run_id in (self._seen.condemned if self._seen is not None else ()):
-            self._note_relaunch()
-        _log.info("stopping container", container=name, reason=reason, kept=keep)
-        keep_as = (name if is_kept(own) else kept_name(own, name)) if keep else None
-        await self._hands.actions.stop(own, grace=grace, keep_as=keep_as, allowed=self._has_slot)
-
     def _grace(self) -> float:
         effective = self._effective()
         return float((effective.service.update if effective is not None else Update()).stop_timeout)
@@ -386,7 +391,7 @@ class Deployer:
 def _lasting(local: Local) -> Local:
     """What of a service a machine at rest has to look at again when it changes."""
     return structs.replace(
-        local, health={}, ages={}, endpoints={}, images={}, failures={}, known=0, out_of_time=False
+        local, health={}, ages={}, endpoints={}, images={}, failures={}, fresh=(), known=0, out_of_time=False
     )
 
 

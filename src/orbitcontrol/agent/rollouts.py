@@ -2,8 +2,9 @@
 
 Each deployer (``agent.rollout_deployer``) says what its service's containers are to be, which of its
 endpoints are to drain, and whether it has the service in hand; this loop puts that on the board for the
-others. Before a deployer has said anything for the first time, because the store does not answer, the service
-runs as this machine remembers it.
+others. Before a deployer has said anything for the first time, and in the middle of a rollout when the store
+is away, the service runs as this machine remembers it: a container that ends then is started again, in the
+revision and configuration that were completed last.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ class RolloutsLoop:
         runs: dict[RunId, Directive] = {}
         guards: dict[str, Guard] = {}
         in_hand: set[str] = set()
+        cut_off: set[str] = set()
         for service, deployer in self._deployers.items():
             told = deployer.told
             if told is None or desired.holding or service in desired.held:
@@ -146,6 +148,9 @@ class RolloutsLoop:
                 runs |= self._as_marked(service)
                 continue
             aims[service] = told.plan.aim
+            if deployer.is_cut_off:
+                aims[service] = self._remembered_aim(service, desired)
+                cut_off.add(service)
             runs |= told.plan.directives
             if told.guard is not None:
                 guards[service] = told.guard
@@ -153,6 +158,7 @@ class RolloutsLoop:
                 in_hand.add(service)
         session = self._board.session.value
         cells.in_hand.set(frozenset(in_hand))
+        cells.cut_off.set(frozenset(cut_off))
         cells.aims.set(aims)
         if session is not None and self._board.publisher.value == session.id:
             cells.directives.set(Directives(runs=runs, guards=guards))

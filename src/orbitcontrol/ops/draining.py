@@ -115,8 +115,8 @@ def _emptying(keys: Keys, address: str, seen: Seen, foreign: frozenset[str]) -> 
         f"service {name}: {each.progress[address].reason}"
         for name, each in sorted(activity.items())
         if address in each.progress
-        and each.progress[address].step != "done"
         and each.progress[address].reason
+        and each.progress[address].step != "done"
     ]
     if address not in alive:
         waits.append(f"machine {address}: {UNREACHABLE}")

@@ -46,7 +46,11 @@ def test_a_daemon_that_slept_through_the_end_of_its_lease_registers_anew_and_ask
     machine = cluster.machine(docker_host=engine.host, lease_ttl="5s")
     machine.start()
     [earlier] = sessions(cluster, "alive/")
-    assert sessions(cluster, "services/web/endpoints/") == sessions(cluster, "services/host/endpoints/") == [earlier]
+    assert (
+        sessions(cluster, "services/web/endpoints/")
+        == sessions(cluster, "services/host/endpoints/")
+        == [earlier]
+    )
     container = engine.inspect("web", "{{.Id}} {{.State.StartedAt}}")
 
     os.kill(machine.pid, signal.SIGSTOP)
@@ -64,7 +68,9 @@ def test_a_daemon_that_slept_through_the_end_of_its_lease_registers_anew_and_ask
     assert published(machine, "host", after=before) == 0, "on what was known before it slept"
     assert published(machine, "web", after=before) == 1
     server.status = 200
-    eventually(lambda: sessions(cluster, "services/host/endpoints/") == [session], what="published with a new proof")
+    eventually(
+        lambda: sessions(cluster, "services/host/endpoints/") == [session], what="published with a new proof"
+    )
 
 
 def tree_of(cluster: Cluster, engine: Engine, server: WebServer) -> Path:

@@ -61,7 +61,9 @@ def test_a_wiped_store_stops_nothing_and_is_filled_again_without_a_restart(site:
     with traffic(site.get) as wrong:
         site.cluster.wipe()
         eventually(lambda: "no configuration" in problems(site.cluster), what="the loss reported")
-        eventually(lambda: site.cluster.stored("services/web/endpoints/"), what="the endpoint registered again")
+        eventually(
+            lambda: site.cluster.stored("services/web/endpoints/"), what="the endpoint registered again"
+        )
 
         add_service(tree, "cache")
         site.cluster.orbitctl("import", str(tree))
