@@ -8,6 +8,7 @@ again by whoever wants them back: ``host.daemon.start()``, ``host.start_dockerd(
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -15,6 +16,13 @@ from lab.hosts import Host
 from lab.programs import Program
 from support.etcd import EtcdServer
 from support.machine import eventually
+
+_HEEDLESS = """
+from orbitcontrol.cli import main
+from orbitcontrol.planning import rollout_acks, rollout_replacement
+rollout_replacement.draining = lambda *_, **__: rollout_acks.Draining("ended")
+main()
+"""
 
 
 @contextmanager
@@ -45,6 +53,16 @@ def frozen(program: Program) -> Iterator[None]:
         yield
     finally:
         program.thaw()
+
+
+@contextmanager
+def heedless(host: Host) -> Iterator[None]:
+    """Its daemon is one that stops containers at once, whoever has not confirmed a drain."""
+    host.run_as(sys.executable, "-c", _HEEDLESS)
+    try:
+        yield
+    finally:
+        host.run_as()
 
 
 @contextmanager

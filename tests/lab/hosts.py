@@ -66,7 +66,8 @@ class Host:
         directory.mkdir()
         (directory / "daemon.json").write_text(json.dumps({"live-restore": True}))
         self.dockerd = self._program(_dockerd(directory, number, network.name), "dockerd.log")
-        self.daemon = self._program(self._orbitctl(options), "daemon.log")
+        self._options = tuple(options)
+        self.daemon = self._program(self._orbitctl(ORBITCTL), "daemon.log")
 
     @property
     def balances(self) -> bool:
@@ -136,6 +137,12 @@ class Host:
 
         eventually(answers, what=f"the engine of host {self.number} answers")
 
+    def run_as(self, *orbitctl: str) -> None:
+        """Kills the daemon and starts it as another program: by default it is ``orbitctl`` again."""
+        self.daemon.kill()
+        self.daemon = self._program(self._orbitctl(orbitctl or ORBITCTL), "daemon.log")
+        self.daemon.start()
+
     def engine_answers(self) -> bool:
         """Whether it does now: ``docker version`` would take much of the processor."""
         with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
@@ -185,14 +192,14 @@ class Host:
             env=environment(),
         )
 
-    def _orbitctl(self, options: Sequence[str]) -> list[str]:
+    def _orbitctl(self, orbitctl: Sequence[str]) -> list[str]:
         balancing = ["--haproxy-managed", "--haproxy-config-path", str(self.haproxy)]
         return [
-            *(*ORBITCTL, "daemon"),
+            *(*orbitctl, "daemon"),
             *("--machine-address", self.address, "--machine-tags", ",".join(self.tags)),
             *("--state-dir", str(self.directory / "state"), "--docker-host", self.engine.host),
             *(balancing if self.balances else []),
-            *options,
+            *self._options,
         ]
 
 

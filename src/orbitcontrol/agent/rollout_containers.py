@@ -19,8 +19,8 @@ async def change(
 ) -> None:
     """Takes the step. Raises OrbitError.
 
-    ``grace`` is how many seconds a container has to end by itself; ``allowed`` has the last word on whether it may
-    be stopped.
+    ``grace`` is how many seconds a container has to end by itself; ``allowed`` has the last word on whether
+    it may be stopped.
     """
     match step:
         case Start(wanted=wanted, beside=beside, ended=ended, reason=reason):

@@ -159,9 +159,10 @@ class DockerRuntime:
         """The last lines of what the container wrote, ``size`` characters at most."""
         tail, read = "", 0
         async with self._call(f"read the log of the container {container_id[:12]}", LOG_TIMEOUT) as docker:
-            log = docker.containers.container(container_id).log(
-                stdout=True, stderr=True, follow=True, tail=lines
-            )
+            container = docker.containers.container(container_id)
+            if (await container.show())["State"]["Running"]:  # followed, its log would not end
+                return "".join(await container.log(stdout=True, stderr=True, tail=lines))[-size:]
+            log = container.log(stdout=True, stderr=True, follow=True, tail=lines)
             async with aclosing(cast("AsyncGenerator[str]", log)):
                 async for piece in log:
                     tail = (tail + piece)[-size:]

@@ -57,6 +57,10 @@ _MOVES = ("running", "complete")
 
 _UNREAD = "a newer rollout is about to be read"
 
+_WORDS_PAUSE = 0.3
+"""Seconds after a write to the slot in which other words for the same step are not worth a write: most of
+what a holder waits for is over sooner, and the write would stand in its way."""
+
 
 def plan(local: Local, shared: Shared, memory: Memory, *, now: float) -> Plan:
     """What the machine does next for the service; ``now`` is the clock of ``memory``."""
@@ -145,8 +149,14 @@ def _in_step(action: Action, held: Held, local: Local, memory: Memory, now: floa
     told = telling(local)
     match action:
         case Wait(step=step, reason=reason):
-            is_told = told is None or (told.step, told.reason) == (step, reason)
-            return action if held.slot.step == step and is_told else Advance(step, reason)
+            if held.slot.step != step or (told is not None and told.step != step):
+                return Advance(step, reason)
+            if told is None or told.reason == reason:
+                return action
+            until = memory.compared + _WORDS_PAUSE
+            if now >= until:
+                return Advance(step, reason)
+            return structs.replace(action, until=until if action.until is None else min(until, action.until))
         case Stop() if now - memory.compared > local.ttl / 2:
             return Advance(held.slot.step, told.reason if told is not None else "")
         case _:

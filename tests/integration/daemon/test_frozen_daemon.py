@@ -16,6 +16,8 @@ from support.etcd import EtcdServer, free_ports
 from support.machine import Cluster, Machine, eventually
 from support.webserver import WebServer
 
+WEB, HOST = "services/web/endpoints/", "services/host/endpoints/"
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 CHECK = {"Type": "http", "Url": "http://${ENDPOINT_HOST}:${ENDPOINT_PORT}/", "Interval": "200ms"}
@@ -46,11 +48,7 @@ def test_a_daemon_that_slept_through_the_end_of_its_lease_registers_anew_and_ask
     machine = cluster.machine(docker_host=engine.host, lease_ttl="5s")
     machine.start()
     [earlier] = sessions(cluster, "alive/")
-    assert (
-        sessions(cluster, "services/web/endpoints/")
-        == sessions(cluster, "services/host/endpoints/")
-        == [earlier]
-    )
+    assert sessions(cluster, WEB) == sessions(cluster, HOST) == [earlier]
     container = engine.inspect("web", "{{.Id}} {{.State.StartedAt}}")
 
     os.kill(machine.pid, signal.SIGSTOP)
@@ -62,15 +60,13 @@ def test_a_daemon_that_slept_through_the_end_of_its_lease_registers_anew_and_ask
     eventually(lambda: registered(cluster), what="registered anew")
     [session] = sessions(cluster, "alive/")
     assert session != earlier
-    assert sessions(cluster, "services/web/endpoints/") == [session]
-    assert sessions(cluster, "services/host/endpoints/") == []
+    assert sessions(cluster, WEB) == [session]
+    assert sessions(cluster, HOST) == []
     assert engine.inspect("web", "{{.Id}} {{.State.StartedAt}}") == container
     assert published(machine, "host", after=before) == 0, "on what was known before it slept"
     assert published(machine, "web", after=before) == 1
     server.status = 200
-    eventually(
-        lambda: sessions(cluster, "services/host/endpoints/") == [session], what="published with a new proof"
-    )
+    eventually(lambda: sessions(cluster, HOST) == [session], what="published with a new proof")
 
 
 def tree_of(cluster: Cluster, engine: Engine, server: WebServer) -> Path:

@@ -182,6 +182,16 @@ async def test_the_end_of_a_log_is_read_and_not_all_of_it(
     assert await runtime.log_tail(container, lines=20, size=7) == "he end\n"
 
 
+async def test_the_log_of_a_container_that_still_runs_is_read_as_far_as_it_is(
+    runtime: DockerRuntime, engine: Engine, image: str
+) -> None:
+    script = "echo one; echo two >&2; echo ready > /www/ready; exec sleep 600"
+    engine.docker("run", "--detach", "--name", "subject", image, "sh", "-c", script)
+    engine.docker("exec", "subject", "sh", "-c", "until [ -e /www/ready ]; do :; done")
+    container = engine.inspect("subject", "{{.Id}}")
+    assert (await runtime.log_tail(container, lines=5, size=100)).splitlines() == ["one", "two"]
+
+
 async def test_the_log_of_a_terminal_is_read_too(runtime: DockerRuntime, engine: Engine, image: str) -> None:
     engine.docker("run", "--tty", "--name", "subject", image, "sh", "-c", "echo one; echo two")
     container = engine.inspect("subject", "{{.Id}}")

@@ -202,3 +202,23 @@ def test_each_machine_is_known_to_some_others_however_many_there_are() -> None:
     known = Counter(peer for machine in machines for peer in peers_of(machine, machines))
     assert set(known.values()) == {PEERS}
     assert peers_of("a", ["a", "b"]) == ("b",)
+
+
+def test_other_words_for_the_same_step_wait_a_moment_for_what_they_tell_to_be_over() -> None:
+    newest, old = rollout(), own(wanted("R1")[0], "c1")
+    holding = shared(newest, slots={0: slot(rollout="r1", step="draining")}, balancers=["lb"])
+    marked = endpoint("e1", state="draining", ack=True)
+    made = joined(
+        local(own=(old,), health=up(old), endpoints={old.run_id: marked}),
+        newest,
+        "draining",
+        reason="its endpoint is being marked",
+    )
+    memory = Memory(compared=10.0, marked={"e1": 10.0})
+    waits = plan(made, holding, memory, now=10.1).action
+    assert isinstance(waits, Wait)
+    assert waits.until is not None
+    assert 10.1 < waits.until < 11
+    told = plan(made, holding, memory, now=waits.until).action
+    assert isinstance(told, Advance)
+    assert "lb" in told.reason
