@@ -119,7 +119,7 @@ def test_a_rollout_goes_on_when_the_store_is_back_and_what_ends_meanwhile_is_sta
         eventually(lambda: farm.get() == "R1", what="served without the store")
         own_etcd.start()
         eventually(lambda: farm.rollout()["State"] == "complete", what="the rollout done")
-        assert farm.revisions() == ["slow", "slow"]
+        assert farm.revisions() == ["slow", "slow"], farm.web("history").out
         assert set(farm.ids(FIRST)) == set(farm.ids(SECOND)) == {"web"}
         assert farm.slots() == []
     finally:
