@@ -138,3 +138,14 @@ def test_a_rollout_that_was_not_read_yet_is_waited_for_without_a_word() -> None:
     newest, old = rollout(), own(wanted("R1")[0], "c1")
     made = structs.replace(joined(local(own=(old,), health=up(old)), newest), known=39)
     assert isinstance(plan(made, shared(newest), Memory(), now=0).action, Wait)
+
+
+def test_a_container_that_has_not_proven_itself_stays_unpublished_while_a_newer_rollout_is_read() -> None:
+    newest, new = rollout(id="r2"), own(wanted("R2")[0], "c2")
+    made = joined(local(own=(new,), health=up(new), fresh={new.run_id}), rollout(), "verifying")
+    unread = structs.replace(made, known=0)
+    holding = shared(newest, slots={0: slot(rollout="r1", step="verifying")})
+    for seen in (unread, made):  # before it is read, and before this machine says that it takes part
+        found = plan(seen, holding, Memory(), now=0)
+        assert isinstance(found.action, Wait | Report)
+        assert found.directives[new.run_id] == "hold"
