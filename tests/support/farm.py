@@ -42,6 +42,8 @@ backend web
 """
 """Neither retries nor redispatch: they would hide a request that went to a container about to stop."""
 
+_TOLD = ("die", "start", "destroy")
+
 COMMAND = ["sh", "-c", 'eval "$AT_FIRST"; exec httpd -f -p 8080 -h /www']
 
 UPDATE = {"StopTimeout": "1s", "MinHealthyTime": "0s", "HealthyDeadline": "8s", "DrainTimeout": "5s"}
@@ -179,15 +181,12 @@ class Farm:
         """What Docker did on a machine: when, what, and to the container of which image."""
         listed = self.engines[address].docker(
             *("events", "--since", f"{since:.3f}", "--until", f"{time.time():.3f}"),
+            *(word for action in _TOLD for word in ("--filter", f"event={action}")),
             *("--filter", "type=container", "--format"),
             "{{.TimeNano}} {{.Action}} {{.Actor.Attributes.image}}",
         )
         told = [line.split() for line in listed.splitlines()]
-        return [
-            (int(at) / 1e9, action, image.partition(":")[2])
-            for at, action, image in told
-            if action in ("die", "start", "destroy", "rename")
-        ]
+        return [(int(at) / 1e9, action, image.partition(":")[2]) for at, action, image in told]
 
     def running(self) -> list[str]:
         """The containers that serve, by id, in the order of their machines."""
@@ -220,7 +219,7 @@ class Farm:
         return list(self.web("history", "-o", "json").json)
 
     def outcomes(self) -> list[str]:
-        return [f"{one['Revision']} {one['Outcome']}" for one in self.past() if one["Ended"]]
+        return [f"{one['To']} {one['Outcome']}" for one in self.past() if one["Ended"]]
 
     def close(self) -> None:
         for process in self._following:

@@ -185,6 +185,8 @@ class Deployer:
                 return
             self._rested = None
             shared = await self._store.read(local, instances=self._instances())
+            if self._sight() != self._seen:
+                continue  # while the store took its time
             local = self._with_progress(local, shared)
             planned = self._plan(local, shared)
             match planned.action:

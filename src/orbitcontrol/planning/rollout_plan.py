@@ -398,13 +398,14 @@ def _given_back(local: Local) -> Action:
 
 
 def _as_marked(local: Local) -> dict[RunId, Directive]:
-    """Everything stays as the session before left it."""
+    """Everything stays as it is: what was begun goes on, and what has not proven itself is held back."""
     marked: dict[RunId, Directive] = {
         run: "drain" if endpoint.state == "draining" else "expose"
         for run, endpoint in local.endpoints.items()
         if endpoint.ack
     }
-    return {**_held_back(local), **marked}
+    unproven: dict[RunId, Directive] = {run: "hold" for run in local.fresh if run not in local.endpoints}
+    return {**_held_back(local), **unproven, **marked}
 
 
 def _held_back(local: Local) -> dict[RunId, Directive]:

@@ -26,7 +26,7 @@ def test_a_bad_revision_goes_back_by_itself_and_the_old_containers_serve_again(f
     with traffic(farm.serves) as wrong:
         for revision, reason in {
             "exits": ENDED,
-            "sick": "not healthy within 4s: http://",
+            "sick": "not healthy within 8s: http://",
             "none": "could not pull farm:none",
         }.items():
             followed = farm.set_revision(revision, "--no-verify", code=3)

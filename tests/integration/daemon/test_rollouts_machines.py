@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import pytest
 
@@ -31,10 +32,12 @@ def test_a_drained_machine_is_empty_and_stays_so_until_it_is_undrained(farm: Far
         assert "is empty" in drained.err
         assert farm.ids(SECOND) == {}
         assert [one["Machine"] for one in farm.cluster.endpoints("web")] == [FIRST]
-        farm.second.stop()
-        farm.second.start()
-        farm.set_revision("R2")
-        assert farm.ids(SECOND) == {}
+    assert not wrong
+    farm.second.stop()
+    farm.second.start()
+    farm.set_revision("R2")
+    assert farm.ids(SECOND) == {}
+    with traffic(farm.serves) as wrong:
         farm.cluster.orbitctl("machine", SECOND, "undrain")
         eventually(lambda: farm.revisions() == ["R2", "R2"], what="it runs what is wanted now")
     assert not wrong
@@ -56,8 +59,11 @@ def test_a_container_whose_checks_keep_failing_is_started_anew_as_often_as_allow
     two = farm.ids(FIRST)
     first.docker("exec", "web", "sh", "-c", "busybox rm /www/index.html")
     eventually(lambda: len(farm.cluster.endpoints("web")) == 1, what="withdrawn")
-    farm.set_revision("R1", "--detach")
-    eventually(lambda: len(farm.cluster.endpoints("web")) == 2, what="mended by people")
+    withdrawn = time.monotonic()
+    eventually(lambda: time.monotonic() > withdrawn + 3, what="twice After, and more")
+    assert farm.ids(FIRST) == two, "not more often than Limit"
+    farm.web("relaunch")
+    assert len(farm.cluster.endpoints("web")) == 2, "mended by people"
     assert farm.ids(FIRST) != two
 
 

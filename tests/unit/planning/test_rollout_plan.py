@@ -222,3 +222,14 @@ def test_other_words_for_the_same_step_wait_a_moment_for_what_they_tell_to_be_ov
     told = plan(made, holding, memory, now=waits.until).action
     assert isinstance(told, Advance)
     assert "lb" in told.reason
+
+
+def test_a_container_that_has_not_proven_itself_stays_unpublished_while_a_newer_rollout_is_read() -> None:
+    newest, new = rollout(id="r2"), own(wanted("R2")[0], "c2")
+    made = joined(local(own=(new,), health=up(new), fresh={new.run_id}), rollout(), "verifying")
+    unread = structs.replace(made, known=0)
+    holding = shared(newest, slots={0: slot(rollout="r1", step="verifying")})
+    for seen in (unread, made):  # before it is read, and before this machine says that it takes part
+        found = plan(seen, holding, Memory(), now=0)
+        assert isinstance(found.action, Wait | Report)
+        assert found.directives[new.run_id] == "hold"
