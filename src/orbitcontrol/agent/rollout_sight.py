@@ -12,7 +12,7 @@ from msgspec import structs
 from orbitcontrol.agent.board import Board, Standing
 from orbitcontrol.agent.rollout_memory import RolloutMemory
 from orbitcontrol.codec.times import since_epoch
-from orbitcontrol.model.configuration import Desired
+from orbitcontrol.model.configuration import Desired, EffectiveService
 from orbitcontrol.model.runs import RunId, Verdict
 from orbitcontrol.model.service import Relaunch, Update
 from orbitcontrol.model.state import Endpoint
@@ -32,6 +32,15 @@ class Facts:
         self._health: dict[RunId, Health] = {}
         self._verdicts: Mapping[RunId, Verdict] = {}
         self._groups: dict[str, tuple[object, dict[str, list[Any]]]] = {}
+        self._wanted: dict[tuple[str, str], tuple[EffectiveService, tuple[WantedContainer, ...]]] = {}
+
+    def containers(self, use: str, effective: EffectiveService, address: str) -> tuple[WantedContainer, ...]:
+        """The service's containers; worked out anew when ``use`` has another value than before."""
+        before = self._wanted.get((effective.name, use))
+        if before is None or before[0] is not effective:
+            before = (effective, containers_of(effective, address))
+            self._wanted[effective.name, use] = before
+        return before[1]
 
     def own(self, service: str) -> tuple[OwnContainer, ...]:
         """The containers of the service."""
@@ -98,7 +107,7 @@ def local_of(service: str, *, board: Board, memory: RolloutMemory, facts: Facts,
         return None
     effective = desired.services.get(service)
     mine = facts.own(service)
-    target = target_of(service, desired, standing)
+    target = target_of(service, facts, desired, standing)
     if lost_revisions(mine, {one.key: one for one in target}):
         return None
     emptied = standing.drain is not None
@@ -111,7 +120,7 @@ def local_of(service: str, *, board: Board, memory: RolloutMemory, facts: Facts,
         has_endpoint=effective is None or effective.service.has_endpoint,
         ttl=ttl,
         target=() if emptied else target,
-        settled=settled_of(memory, service, desired.machine.address),
+        settled=settled_of(service, facts, memory, desired.machine.address),
         progress=memory.of(service).progress,
         generation=desired.generation,
         known=standing.revision,
@@ -131,26 +140,28 @@ def timed(local: Local, standing: Standing | None) -> Local:
     return structs.replace(local, ages=ages, out_of_time=is_over)
 
 
-def settled_of(memory: RolloutMemory, service: str, address: str) -> tuple[WantedContainer, ...] | None:
+def settled_of(
+    service: str, facts: Facts, memory: RolloutMemory, address: str
+) -> tuple[WantedContainer, ...] | None:
     """The containers of the service as it was last completed here."""
     settled = memory.of(service).settled
-    return None if settled is None else containers_of(settled, address)
+    return None if settled is None else facts.containers("settled", settled, address)
 
 
-def target_of(service: str, desired: Desired, standing: Standing | None) -> tuple[WantedContainer, ...]:
+def target_of(
+    service: str, facts: Facts, desired: Desired, standing: Standing | None
+) -> tuple[WantedContainer, ...]:
     """The containers that the store wants of the service on this machine."""
     effective = desired.services.get(service)
     if effective is None:
         return ()
     address = desired.machine.address
+    containers = facts.containers("target", effective, address)
     rollout = standing.rollouts.get(service) if standing is not None else None
     if rollout is None or not rollout.concerns(address):
-        return containers_of(effective, address)
+        return containers
     relaunch = rollout.id if rollout.cause == "relaunch" else ""
-    return tuple(
-        structs.replace(one, rollout=rollout.id, relaunch=relaunch)
-        for one in containers_of(effective, address)
-    )
+    return tuple(structs.replace(one, rollout=rollout.id, relaunch=relaunch) for one in containers)
 
 
 def condemned_of(local: Local, *, earlier: tuple[float, ...]) -> tuple[frozenset[RunId], float | None]:

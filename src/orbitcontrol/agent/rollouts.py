@@ -174,8 +174,8 @@ class RolloutsLoop:
             session="",
             service=service,
             bound=service in desired.services,
-            target=target_of(service, desired, self._board.rollouts.standing.value),
-            settled=settled_of(self._memory, service, address),
+            target=target_of(service, self._facts, desired, self._board.rollouts.standing.value),
+            settled=settled_of(service, self._facts, self._memory, address),
             progress=self._memory.of(service).progress,
             own=self._facts.own(service),
         )
