@@ -202,11 +202,20 @@ def _wanted(local: Local, shared: Shared, memory: Memory, rollout: Rollout | Non
     if action is None and _is_unread(local, shared):
         action = Wait(step="waiting", reason=_UNREAD)
     if action is None and (rollout is None or rollout.state not in _MOVES):
-        state = f"the rollout is {rollout.state}" if rollout is not None else "no rollout is under way"
-        action = _told(local, rollout, Wait(step="waiting", reason=state))
+        action = _stopped(local, rollout)
     if action is None and rollout is not None:
         action = _prepared(local, shared, memory, rollout, now)
     return action or Rest()
+
+
+def _stopped(local: Local, rollout: Rollout | None) -> Action:
+    """Nothing goes on. What this machine has begun, and could not finish in its slot, goes back."""
+    if rollout is None:
+        return _told(local, rollout, Wait(step="waiting", reason="no rollout is under way"))
+    if rollout.state == "failed" and local.settled is not None and outdated(local, local.settled):
+        reason = "goes back, because the rollout has failed"
+        return Report(structs.replace(_progress(local, rollout), step="failed", reason=reason))
+    return _told(local, rollout, Wait(step="waiting", reason=f"the rollout is {rollout.state}"))
 
 
 def _joined(local: Local, shared: Shared, rollout: Rollout | None) -> Action | None:

@@ -21,7 +21,7 @@ on_etcd = pytest.mark.parametrize("cluster", ["etcd"], indirect=True)
 
 MOMENTS = (
     "rollout: take",
-    "step=draining reason=waits",
+    "step=draining",
     "stopping container",
     "container ended",
     "starting container",

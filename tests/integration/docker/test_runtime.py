@@ -185,7 +185,7 @@ async def test_the_end_of_a_log_is_read_and_not_all_of_it(
 async def test_the_log_of_a_container_that_still_runs_is_read_as_far_as_it_is(
     runtime: DockerRuntime, engine: Engine, image: str
 ) -> None:
-    script = "echo one; echo two >&2; echo ready > /www/ready; exec sleep 600"
+    script = "echo one; echo two; echo ready > /www/ready; exec sleep 600"
     engine.docker("run", "--detach", "--name", "subject", image, "sh", "-c", script)
     engine.docker("exec", "subject", "sh", "-c", "until [ -e /www/ready ]; do :; done")
     container = engine.inspect("subject", "{{.Id}}")

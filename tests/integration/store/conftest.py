@@ -42,6 +42,14 @@ async def store(url: str) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
+async def patient(url: str, store: Store) -> AsyncIterator[Store]:
+    """Another client, for calls that a busy machine takes long for."""
+    patient = open_memory(url) if url.startswith("memory:") else open_store(url, call_timeout=120)
+    yield patient
+    await patient.close()
+
+
+@pytest.fixture
 async def other(url: str, store: Store) -> AsyncIterator[Store]:
     """Another client of ``store``'s data."""
     other = _opened(url)

@@ -27,7 +27,6 @@ from orbitcontrol.model.stored import (
     Unchanged,
 )
 from orbitcontrol.ports import Store
-from orbitcontrol.store.open import open_store
 
 pytestmark = pytest.mark.integration
 
@@ -262,11 +261,9 @@ async def test_touching_a_key_twice_is_refused(store: Store, operations: list[Pu
     assert (await store.read()).revision == revision
 
 
-async def test_as_many_operations_as_the_limit_says_and_not_one_more(store: Store, url: str) -> None:
+async def test_as_many_operations_as_the_limit_says_and_not_one_more(store: Store, patient: Store) -> None:
     many = [Put(f"/web/{number:06}", b"") for number in range(store.limits.operations)]
-    patient = open_store(url, call_timeout=120)  # how long they take is not what the limit is about
     revision = await patient.commit([], many)
-    await patient.close()
     assert len((await store.read(WEB)).ranges[0]) == store.limits.operations
     with pytest.raises(StoreTooLarge, match=str(store.limits.operations + 1)):
         await store.commit([], [*many, Put("/more", b"")])

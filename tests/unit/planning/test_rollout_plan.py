@@ -233,3 +233,25 @@ def test_a_container_that_has_not_proven_itself_stays_unpublished_while_a_newer_
         found = plan(seen, holding, Memory(), now=0)
         assert isinstance(found.action, Wait | Report)
         assert found.directives[new.run_id] == "hold"
+
+
+def test_what_was_begun_and_not_finished_goes_back_when_the_rollout_has_failed_elsewhere() -> None:
+    """With start-first, a drain that nobody confirmed leaves the old and the new one side by side."""
+    failed = rollout(state="failed")
+    old, new = own(wanted("R1")[0], "c1", kept=True), own(wanted("R2")[0], "c2")
+    both = local(
+        own=(old, new),
+        health=up(old, new),
+        endpoints={old.run_id: endpoint("e1"), new.run_id: endpoint("e2")},
+    )
+    made = joined(both, failed)
+    told = plan(made, shared(failed), Memory(), now=0).action
+    assert isinstance(told, Report)
+    assert told.progress is not None
+    assert told.progress.step == "failed"
+    after = structs.replace(made, progress=told.progress)
+    assert isinstance(plan(after, shared(failed), Memory(), now=0).action, Take)
+    holding = shared(failed, slots={0: slot(rollout="r1", step="draining")})
+    draining = plan(after, holding, Memory(compared=0), now=0)
+    assert draining.directives[new.run_id] == "drain"
+    assert draining.directives[old.run_id] == "expose"
