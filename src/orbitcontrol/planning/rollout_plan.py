@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from msgspec import structs
 
 from orbitcontrol.model.rollouts import Progress, Rollout
-from orbitcontrol.model.runs import RunId
-from orbitcontrol.planning.container_specs import OwnContainer, WantedContainer, is_kept
+from orbitcontrol.planning.container_specs import OwnContainer, is_kept
 from orbitcontrol.planning.rollout_aims import (
     active,
     aim_of,
@@ -17,9 +14,9 @@ from orbitcontrol.planning.rollout_aims import (
     has_failed,
     is_done,
     is_settled,
-    matches,
     outdated,
 )
+from orbitcontrol.planning.rollout_directives import as_marked, drains, held_back
 from orbitcontrol.planning.rollout_replacement import Move, Replacement, replace
 from orbitcontrol.planning.rollout_steps import (
     Action,
@@ -27,7 +24,6 @@ from orbitcontrol.planning.rollout_steps import (
     Begin,
     Claim,
     Complete,
-    Directive,
     Evict,
     Expel,
     Fail,
@@ -50,6 +46,7 @@ from orbitcontrol.planning.rollout_turns import (
     may_go_out,
     owing,
 )
+from orbitcontrol.planning.rollout_words import canary_words, why_changed
 from orbitcontrol.planning.rollouts import PROGRESS_DEADLINE, Held, Local, Memory, Shared, is_up, telling
 
 _MOVES = ("running", "complete")
@@ -76,7 +73,7 @@ def _with_slot(mine: tuple[int, Held], local: Local, shared: Shared, memory: Mem
     rollout = active(local, shared)
     before = _before_steps(local, shared, memory, now, mine=mine)
     if before is not None:
-        directives = _held_back(local) if now < memory.retry_at else _as_marked(local)
+        directives = held_back(local) if now < memory.retry_at else as_marked(local)
         return Plan(action=before, aim=aim, directives=directives, in_hand=True)
     lenient = rollout is None or has_failed(local, rollout) or is_done(local)
     given = Replacement(
@@ -92,21 +89,16 @@ def _with_slot(mine: tuple[int, Held], local: Local, shared: Shared, memory: Mem
     )
     step = replace(given)
     move = step or Move(_ended(given, held))
-    action, directives = move.action, {**_held_back(local), **move.directives}
+    action, directives = move.action, {**held_back(local), **move.directives}
     if held.slot.step == "waiting" and not isinstance(action, Release):
         action = _looked(local, shared, held, given, first=action)
     else:
         action = _in_step(action, held, local, memory, now)
     if isinstance(action, Release):
-        directives = _held_back(local)
+        directives = held_back(local)
     elif isinstance(action, Advance):  # a mark compares the slot, which is about to change
-        directives = {run: one for run, one in directives.items() if one != "drain" or _drains(local, run)}
+        directives = {run: one for run, one in directives.items() if one != "drain" or drains(local, run)}
     return Plan(action=action, aim=aim, directives=directives, in_hand=True, arrived=step is None)
-
-
-def _drains(local: Local, run: RunId) -> bool:
-    endpoint = local.endpoints.get(run)
-    return endpoint is not None and endpoint.state == "draining"
 
 
 def _before_steps(
@@ -171,7 +163,7 @@ def _without_slot(local: Local, shared: Shared, memory: Memory, now: float) -> P
         if not local.bound or local.emptied
         else _wanted(local, shared, memory, rollout, now)
     )
-    return Plan(action=action, aim=aim, directives=_held_back(local))
+    return Plan(action=action, aim=aim, directives=held_back(local))
 
 
 def _unwanted(local: Local, shared: Shared, memory: Memory, now: float) -> Action:
@@ -231,7 +223,7 @@ def _joined(local: Local, shared: Shared, rollout: Rollout | None) -> Action | N
         return Report(_progress(local, rollout))
     if _is_unread(local, shared):
         return Wait(step="waiting", reason=_UNREAD)
-    return Begin("configuration", _why(local))
+    return Begin("configuration", why_changed(local))
 
 
 def _is_unread(local: Local, shared: Shared) -> bool:
@@ -291,7 +283,7 @@ def _over(shared: Shared, rollout: Rollout | None) -> Action | None:
         return None
     if not owing(rollout, shared):
         return Complete()
-    return Pause(_canary_words(rollout, shared)) if canary_over(rollout, shared) else None
+    return Pause(canary_words(rollout, shared)) if canary_over(rollout, shared) else None
 
 
 def _first_start(local: Local, rollout: Rollout | None, memory: Memory, now: float) -> Action:
@@ -331,10 +323,10 @@ def _prepared(local: Local, shared: Shared, memory: Memory, rollout: Rollout, no
             return Fail(given_up or f"image {missing[0]} could not be pulled within {PROGRESS_DEADLINE:g} s")
         return _told(local, rollout, Wait(step="pulling", reason=f"pulls {missing[0]}"))
     if rollout.state == "running" and canary_over(rollout, shared):
-        return Pause(_canary_words(rollout, shared))
+        return Pause(canary_words(rollout, shared))
     if rollout.state == "running" and canary_full(rollout, shared):
         return _told(local, rollout, Wait(step="waiting", reason="the canary comes first"))
-    return _turn(local, shared, memory, now, reason=_why(local))
+    return _turn(local, shared, memory, now, reason=why_changed(local))
 
 
 def _turn(local: Local, shared: Shared, memory: Memory, now: float, *, reason: str) -> Action:
@@ -404,41 +396,3 @@ def _given_back(local: Local) -> Action:
         return Release(None)
     progress = local.progress or Progress()
     return Release(progress if telling(local) is None else structs.replace(progress, step="waiting"))
-
-
-def _as_marked(local: Local) -> dict[RunId, Directive]:
-    """Everything stays as it is: what was begun goes on, and what has not proven itself is held back."""
-    marked: dict[RunId, Directive] = {
-        run: "drain" if endpoint.state == "draining" else "expose"
-        for run, endpoint in local.endpoints.items()
-        if endpoint.ack
-    }
-    unproven: dict[RunId, Directive] = {run: "hold" for run in local.fresh if run not in local.endpoints}
-    return {**_held_back(local), **unproven, **marked}
-
-
-def _held_back(local: Local) -> dict[RunId, Directive]:
-    """Runs that are not published for now: of others' processes, on a machine that is to be drained."""
-    if not local.emptied:
-        return {}
-    return {run: "hold" for run in local.processes if run not in local.endpoints}
-
-
-def _why(local: Local) -> str:
-    """What is about to change, for people."""
-    wanted: Mapping[object, WantedContainer] = {one.key: one for one in local.target}
-    for own in outdated(local, local.target):
-        one = wanted.get(own.key)
-        if one is None:
-            return f"instance {own.key.instance} is not wanted any more"
-        if own.revision != one.effective.revision:
-            return f"revision {own.revision} becomes {one.effective.revision}"
-        if one.relaunch and not matches(own, one, local) and own.config_hash == one.config_hash:
-            return "relaunch"
-    return "its configuration changed"
-
-
-def _canary_words(rollout: Rollout, shared: Shared) -> str:
-    count = rollout.policy.canary
-    left = len(owing(rollout, shared))
-    return f"canary: {count} done, {left} to go: promote or roll back"
