@@ -62,7 +62,7 @@ class Balancer(Daemon):
         faults: Faults,
         *,
         reachable: Callable[[str], bool],
-        asked: Callable[[str, bool], None],
+        asked: Callable[[str, str, bool], None],
     ) -> None:
         self.workers: list[Worker] = []
         self.known: dict[str, Endpoint] = {}
@@ -308,7 +308,7 @@ class Balancer(Daemon):
             self._ask(worker, number, self.timeline.dice.choice(ready))
 
     def _ask(self, worker: Worker, number: int, address: str) -> None:
-        self._asked(address, worker.leaves)
+        self._asked(address, self.address, worker.leaves)
         worker.sessions[number] = address
         length = (
             self.timeline.dice.expovariate(1.0)

@@ -40,6 +40,8 @@ class SimulatedContainer:
         self.was_published = False
         self.ended_by_orbit = False
         """Its last end was a stop that Orbit had planned, and it served before."""
+        self.unasked: frozenset[str] = frozenset()
+        """The load balancers that were proven gone then."""
         self._own: OwnContainer | None = None
 
     @property
@@ -123,6 +125,9 @@ class Engine:
         now = self._timeline.now
         container.change(state="running", started_at=f"{now:014.6f}", started=now, serves=False)
         container.change(was_published=False, ended_by_orbit=False)
+        for other in self.containers.values():  # whoever asks there from now on does not mean them
+            if other is not container and other.host_port == container.host_port:
+                other.change(ended_by_orbit=False)
         self._live(container)
         self._changed()
 

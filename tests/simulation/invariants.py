@@ -206,10 +206,11 @@ class Invariants(Witness):
             return
         if not any(slot.machine == machine.address for slot in self.slots.values()):
             self.broken(f"{machine.address} stops {own.container.id} without a slot")
-        if not container.serves or is_down:
+        flaps = container.behaviour == "flap" and container.host_port not in self.endpoints
+        if not container.serves or is_down or flaps:  # withdrawn because it failed, a moment ago
             return
         self._goes_out(machine.address, "stops what serves")
-        container.ended_by_orbit = True
+        container.ended_by_orbit, container.unasked = True, frozenset(self._gone())
         for balancer in self._reaching():
             if balancer.can_choose(container.host_port):
                 self.broken(f"{container.host_port} is stopped while {balancer.address} may choose it")
@@ -231,11 +232,21 @@ class Invariants(Witness):
         gone = self._gone()
         return [one for one in self._balancers.values() if one.host_up and one.address not in gone]
 
-    def asked(self, at: str, *, leaving: bool) -> None:
-        """A request goes to an address."""
+    def asked(self, at: str, by: str, leaving: bool) -> None:  # noqa: FBT001 -- a load balancer's own word
+        """A request goes to an address.
+
+        A load balancer that was proven gone when the container was stopped, and comes back with the file that
+        it had, is not held against the protocol: nobody can ask who is not there.
+        """
         self.requests += 1
         machine = self._machines[at.partition(":")[0]]
         container = machine.engine.at(at)
-        if container is not None and not container.alive and container.ended_by_orbit and machine.host_up:
+        if (
+            container is not None
+            and not container.alive
+            and container.ended_by_orbit
+            and machine.host_up
+            and by not in container.unasked
+        ):
             of = "a leaving worker" if leaving else "HAProxy"
             self.broken(f"{of} sends a request to {at}, which Orbit has stopped")

@@ -64,7 +64,7 @@ class World:
                 self.core,
                 self.faults,
                 reachable=self.reachable,
-                asked=lambda at, leaving: self.invariants.asked(at, leaving=leaving),
+                asked=self.invariants.asked,
             )
             balancer.routes = True
             self.balancers[address] = balancer
