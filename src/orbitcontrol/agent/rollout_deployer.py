@@ -286,7 +286,10 @@ class Deployer:
         elif shared.rollout is not None and shared.rollout.state == "running":
             soon = random.uniform(5.0, 10.0) + machines * 0.05  # others may need somebody to end it
         self._store.watch(group, *ranges)
-        if isinstance(action, Rest):
+        is_read = shared.rollout is None or local.known >= shared.rollout_revision
+        if isinstance(action, Rest) and not is_read:
+            soon = random.uniform(1.0, 2.0)  # what the rollout's newest word means for this machine is open
+        elif isinstance(action, Rest):
             self._rested = _lasting(local)
             if not local.bound:
                 self._remembered.forget(self.service)

@@ -121,8 +121,12 @@ def test_one_image_that_cannot_be_had_delays_nobody(site: Site) -> None:
     site.cluster.orbitctl("import", str(tree))
     site.machine.start()
     eventually(lambda: site.get() == "this is R1", what="the good service served")
-    status = site.cluster.look("status")
-    assert any("broken" in problem["Subject"] for problem in status["Problems"])
+
+    def told() -> bool:
+        problems = site.cluster.look("status")["Problems"]
+        return any("broken" in problem["Subject"] for problem in problems)
+
+    eventually(told, what="the other one told")
 
 
 def test_a_value_that_nobody_can_read_holds_its_service_and_nothing_else(site: Site) -> None:
