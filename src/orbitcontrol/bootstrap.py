@@ -78,6 +78,12 @@ class DaemonSettings(Struct, frozen=True, kw_only=True):
     reload_quiet: float
     reload_longest: float
 
+    @property
+    def listen(self) -> str:
+        """Where ``/check`` answers: ``host:port``, an IPv6 host in brackets."""
+        host = f"[{self.listen_host}]" if ":" in self.listen_host else self.listen_host
+        return f"{host}:{self.listen_port}"
+
 
 def run_daemon(settings: DaemonSettings, open_store: Callable[[], Store]) -> None:
     """Runs the daemon until SIGTERM or SIGINT; containers, HAProxy and the lease are left as they are.
@@ -126,9 +132,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
     container_checks = DockerChecks(runtime.host)
     probers = _probers(container_checks)
     machine, keys = settings.machine, settings.keys
-    host = f"[{settings.listen_host}]" if ":" in settings.listen_host else settings.listen_host
-    listen = f"{host}:{settings.listen_port}"
-    record = RecordLoop(board=board, store=store, keys=keys, machine=machine, check=listen)
+    record = RecordLoop(board=board, store=store, keys=keys, machine=machine, check=settings.listen)
     follower = EndpointFollower(store=store, keys=keys, problems=board.problems, history=board.history)
     containers = ContainersLoop(board=board, runtime=runtime, port_range=settings.port_range, files=state)
     loops: dict[str, Loop] = {
@@ -161,7 +165,7 @@ async def _daemon(settings: DaemonSettings, state: StateDirectory, store: Store)
         "follower": follower,
         "proxy": ProxyLoop(
             board=board,
-            at=BalancerStore(store=store, keys=keys, address=machine.address, check=listen),
+            at=BalancerStore(store=store, keys=keys, address=machine.address, check=settings.listen),
             proxy=HAProxy(settings.haproxy),
             watch=follower,
             connector=TcpConnector(),

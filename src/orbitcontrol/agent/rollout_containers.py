@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from orbitcontrol.agent.containers_actions import ContainerActions
+from orbitcontrol.agent.containers_images import Images
 from orbitcontrol.log import Log
 from orbitcontrol.planning.container_specs import is_kept, kept_name
 from orbitcontrol.planning.rollout_steps import Remove, Rename, Revive, Start, Stop
@@ -12,6 +14,19 @@ from orbitcontrol.planning.rollout_steps import Remove, Rename, Revive, Start, S
 _log = Log(__name__)
 
 ContainerStep = Start | Revive | Rename | Remove | Stop
+
+
+class Hands(Protocol):
+    """What a deployer needs of the containers loop."""
+
+    @property
+    def actions(self) -> ContainerActions: ...
+
+    @property
+    def images(self) -> Images: ...
+
+    async def look(self) -> None:
+        """Returns when the containers were looked at from now on."""
 
 
 async def change(

@@ -10,14 +10,11 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from msgspec import Struct, structs
 
 from orbitcontrol.agent.board import Board, Guard, Wake
-from orbitcontrol.agent.containers_actions import ContainerActions
-from orbitcontrol.agent.containers_images import Images
-from orbitcontrol.agent.rollout_containers import ContainerStep, change
+from orbitcontrol.agent.rollout_containers import ContainerStep, Hands, change
 from orbitcontrol.agent.rollout_memory import RolloutMemory
 from orbitcontrol.agent.rollout_sight import Facts, boot_time, condemned_of, local_of, timed
 from orbitcontrol.agent.rollout_store import RolloutStore
@@ -69,19 +66,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 15.0
 _DIRECTED_TIMEOUT = 20.0
 _PATIENCE = 2.0
 """Seconds without the store after which a service in hand is to be kept running without it."""
-
-
-class Hands(Protocol):
-    """What the deployer needs of the containers loop."""
-
-    @property
-    def actions(self) -> ContainerActions: ...
-
-    @property
-    def images(self) -> Images: ...
-
-    async def look(self) -> None:
-        """Returns when the containers were looked at from now on."""
 
 
 class Told(Struct, frozen=True, kw_only=True):

@@ -17,7 +17,8 @@ from typing import Any
 from orbitcontrol.agent.board import Board, Cell, Directives, Guard, Wake
 from orbitcontrol.agent.gone import Asker, GoneProofs
 from orbitcontrol.agent.loop import forever
-from orbitcontrol.agent.rollout_deployer import Deployer, Hands
+from orbitcontrol.agent.rollout_containers import Hands
+from orbitcontrol.agent.rollout_deployer import Deployer
 from orbitcontrol.agent.rollout_memory import RolloutMemory
 from orbitcontrol.agent.rollout_sight import Facts, settled_of, target_of
 from orbitcontrol.agent.rollout_store import RolloutStore
@@ -26,6 +27,7 @@ from orbitcontrol.model.configuration import Desired
 from orbitcontrol.model.runs import RunId
 from orbitcontrol.planning.container_specs import WantedContainer
 from orbitcontrol.planning.rollout_aims import aim_of
+from orbitcontrol.planning.rollout_directives import begun
 from orbitcontrol.planning.rollout_steps import Directive
 from orbitcontrol.planning.rollouts import Local, Shared
 from orbitcontrol.ports import StateFiles, Store
@@ -145,7 +147,7 @@ class RolloutsLoop:
             if told is None or desired.holding or service in desired.held:
                 if told is not None or time.monotonic() >= self._patient_until:
                     aims[service] = self._remembered_aim(service, desired)
-                runs |= self._as_marked(service)
+                runs |= begun(self._facts.endpoints(service))
                 continue
             aims[service] = told.plan.aim
             if deployer.is_cut_off:
@@ -168,23 +170,17 @@ class RolloutsLoop:
 
     def _remembered_aim(self, service: str, desired: Desired) -> tuple[WantedContainer, ...]:
         """What the service is to run as far as this machine can tell without the store."""
-        address = desired.machine.address
+        address, standing = desired.machine.address, self._board.rollouts.standing.value
+        if standing is not None and standing.drain is not None:
+            return ()
         local = Local(
             address=address,
             session="",
             service=service,
             bound=service in desired.services,
-            target=target_of(service, self._facts, desired, self._board.rollouts.standing.value),
+            target=target_of(service, self._facts, desired, standing),
             settled=settled_of(service, self._facts, self._memory, address),
             progress=self._memory.of(service).progress,
             own=self._facts.own(service),
         )
         return aim_of(local, Shared(revision=0), in_slot=False)
-
-    def _as_marked(self, service: str) -> dict[RunId, Directive]:
-        """What was begun with the service's endpoints goes on until somebody says otherwise."""
-        return {
-            run: "drain" if endpoint.state == "draining" else "expose"
-            for run, endpoint in self._facts.endpoints(service).items()
-            if endpoint.ack
-        }

@@ -101,9 +101,6 @@ class Keys(Struct, frozen=True):
     def load_balancer(self, service: str, address: str) -> str:
         return f"{self.base}/services/{service}/loadbalancers/{address}"
 
-    def load_balancers(self, service: str) -> Range:
-        return Range.prefix(f"{self.base}/services/{service}/loadbalancers/")
-
     def ack(self, service: str, endpoint_id: str, address: str) -> str:
         """``address`` is the load balancer's."""
         return f"{self.base}/services/{service}/acks/{endpoint_id}/{address}"

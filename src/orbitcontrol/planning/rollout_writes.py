@@ -18,7 +18,6 @@ from orbitcontrol.model.stored import Absent, Compare, Delete, KeyValue, Operati
 from orbitcontrol.planning.rollout_aims import active, digest_of
 from orbitcontrol.planning.rollout_records import aim_of, begun, operations_of, past_of, reverts, trimmed
 from orbitcontrol.planning.rollout_steps import (
-    Action,
     Advance,
     Begin,
     Claim,
@@ -54,11 +53,6 @@ Writing = Begin | Report | Take | Claim | Evict | Expel | Advance | Release | Fa
 
 REWRITES = (Begin, Fail, Pause, Complete)
 """Steps for which everything below ``deployments/<service>/`` has to be read."""
-
-
-def is_writing(action: Action) -> bool:
-    """True for a step that is a transaction."""
-    return isinstance(action, Writing)
 
 
 def transaction(
