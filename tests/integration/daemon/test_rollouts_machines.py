@@ -43,7 +43,7 @@ def test_a_drained_machine_is_empty_and_stays_so_until_it_is_undrained(farm: Far
     assert not wrong
     with long_session(farm):
         eventually(farm.busy, what="a session")
-        cut = farm.cluster.orbitctl("machine", FIRST, "drain", "--deadline", "1s")
+        cut = farm.cluster.orbitctl("machine", FIRST, "drain", "--deadline", "4s")
         assert "sessions left" in cut.err
     assert [one["Machine"] for one in farm.cluster.endpoints("web")] == [SECOND]
 
